@@ -1,0 +1,156 @@
+//! Why a packet was dropped: one table, from which counters, metrics, records and the documentation are made.
+//!
+//! Guarantees: every dropped packet has exactly one reason; [`DropReason::index`] is dense from 0 to
+//! [`DropReason::COUNT`], so counters are plain arrays; [`DropReason::name`] is the value of the `reason`
+//! label in `/metrics` and in `podgate drops`, unique, lower snake case.
+//!
+//! What breaks if changed: the names are an interface that dashboards and alerts rely on. Add at the end of a
+//! group freely (the order has no meaning outside one process); rename only with a note in the release.
+
+/// Builds the enum and everything that is derived from it out of the one table below.
+macro_rules! drop_reasons {
+    ($($(#[$group:meta])* $variant:ident = $name:literal, $doc:literal;)+) => {
+        /// The reason why a packet went no further.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $doc] $variant,)+
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of [`DropReason::index`].
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
+
+            /// Name in metrics and records: lower snake case, unique, stable.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)+ }
+            }
+
+            /// One line for people: what happened.
+            pub const fn doc(self) -> &'static str {
+                match self { $(DropReason::$variant => $doc,)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    // Policy and identity.
+    PolicyEgress = "policy_egress", "The source pod's egress policies allow no such connection.";
+    PolicyIngress = "policy_ingress", "The destination pod's ingress policies allow no such connection.";
+    PolicyRevoked = "policy_revoked", "An established connection that the policies in force no longer allow.";
+    PortClosed = "port_closed", "The pod's port is closed: its policies failed to compile or its address is disputed.";
+    NotSynced = "not_synced", "The sources have not synced yet; until then pods talk with their own node alone.";
+    AddressMoved = "address_moved", "An established connection whose address now belongs to another pod.";
+    SpoofedSource = "spoofed_source", "The source address does not belong behind the port the packet came in by.";
+
+    // Connections.
+    StrayTcp = "stray_tcp", "TCP that belongs to no connection and does not open one.";
+    StraySctp = "stray_sctp", "SCTP that belongs to no association and does not open one.";
+    StrayIcmpReply = "stray_icmp_reply", "An ICMP reply that nobody asked for.";
+    IcmpErrorNoFlow = "icmp_error_no_flow", "An ICMP error about a connection that does not exist.";
+    FlowTableFull = "flow_table_full", "No room for another connection.";
+    PodQuota = "pod_quota", "The pod has as many connections as it may have while the table is full.";
+
+    // Link layer.
+    Truncated = "truncated", "The frame ends before the headers it announces, or before the packet does.";
+    HeadersSplit = "headers_split", "The headers reach beyond the packet's first buffer.";
+    EtherType = "ether_type", "Neither IPv4, IPv6 nor ARP.";
+    Vlan = "vlan", "A VLAN tag; ports are untagged.";
+    Multicast = "multicast", "Multicast is not forwarded.";
+    Broadcast = "broadcast", "Broadcast is not forwarded.";
+    ForeignMac = "foreign_mac", "Addressed to a MAC address that is not the gateway's.";
+    ArpInvalid = "arp_invalid", "An ARP message that is not well-formed Ethernet and IPv4 ARP.";
+    ArpSpoofed = "arp_spoofed", "An ARP message whose sender address is not one of the port's own.";
+
+    // IPv4.
+    Ipv4Header = "ipv4_header", "Version or header length is wrong.";
+    Ipv4Length = "ipv4_length", "The total length is shorter than the header.";
+    Ipv4Checksum = "ipv4_checksum", "The header checksum is wrong.";
+    Ipv4Options = "ipv4_options", "Malformed options, or a source route that hides the real destination.";
+    Igmp = "igmp", "IGMP: multicast is not forwarded, so nobody needs it.";
+
+    // IPv6.
+    Ipv6Header = "ipv6_header", "The version is wrong.";
+    Ipv6Length = "ipv6_length", "A payload length that cannot be, or a jumbogram.";
+    Ipv6Extensions = "ipv6_extensions", "Too many, misplaced or malformed extension headers.";
+    Ipv6Routing = "ipv6_routing", "A routing header or home address option that hides the real address.";
+    Mld = "mld", "Multicast listener discovery: multicast is not forwarded, so nobody needs it.";
+    RouterSolicitation = "router_solicitation", "A router solicitation: pods have their route from their set-up.";
+    RouterAdvertisement = "router_advertisement", "A router advertisement: nobody else is the router here.";
+    NdInvalid = "nd_invalid", "A neighbour discovery message that RFC 4861 says to discard.";
+    NdSpoofed = "nd_spoofed", "A neighbour discovery message whose sender address is not one of the port's own.";
+
+    // Either family.
+    Fragment = "fragment", "A fragment: it does not carry the ports a policy asks for.";
+    MartianAddress = "martian_address", "A source or destination that may not be on any wire: unspecified, loopback, IPv4-mapped, or a multicast source.";
+    TransportHeader = "transport_header", "A TCP, UDP, SCTP or ICMP header that is malformed or cut off.";
+    IcmpQuote = "icmp_quote", "An ICMP error whose quoted packet is cut off, or was not sent by the one who is told.";
+    IcmpRedirect = "icmp_redirect", "An ICMP redirect: routes are not taken from packets.";
+
+    // Forwarding.
+    NoRoute = "no_route", "Nobody known has the destination address, and no port leads to it.";
+    NextHopUnresolved = "next_hop_unresolved", "The next hop's MAC address is not known yet.";
+    TtlExpired = "ttl_expired", "TTL or hop limit ran out here; answered with time exceeded.";
+    PacketTooBig = "packet_too_big", "Larger than the MTU of the port it would leave by; answered if it may not be fragmented.";
+
+    // Room.
+    TxRingFull = "tx_ring_full", "The egress port's transmit ring has no room.";
+    HandOverFull = "hand_over_full", "The ring to the other worker has no room.";
+    NoFrame = "no_frame", "No free frame for an answer of the gateway's own.";
+    PortGone = "port_gone", "The egress port was removed while the packet was on its way.";
+}
+
+impl DropReason {
+    /// How many reasons there are: the length of an array indexed by [`DropReason::index`].
+    pub const COUNT: usize = DropReason::ALL.len();
+
+    /// Position in arrays of [`DropReason::COUNT`] elements.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The reason with this [`DropReason::name`].
+    pub fn from_name(name: &str) -> Option<DropReason> {
+        DropReason::ALL.iter().copied().find(|reason| reason.name() == name)
+    }
+}
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// All reasons as a Markdown table, for the documentation.
+pub fn markdown_table() -> String {
+    let mut table = String::from("| reason | what happened |\n|---|---|\n");
+    for reason in DropReason::ALL {
+        table.push_str(&format!("| `{}` | {} |\n", reason.name(), reason.doc()));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_snake_case_and_lead_back() {
+        let mut seen = BTreeSet::new();
+        for (position, &reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), position);
+            assert!(seen.insert(reason.name()), "{} is there twice", reason.name());
+            assert!(reason.name().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+            assert!(reason.doc().ends_with('.') && !reason.doc().contains('|'));
+            assert_eq!(DropReason::from_name(reason.name()), Some(reason));
+        }
+        assert_eq!(DropReason::from_name("nonsense"), None);
+    }
+
+    #[test]
+    fn table_has_a_row_for_each() {
+        assert_eq!(markdown_table().lines().count(), DropReason::COUNT + 2);
+    }
+}
