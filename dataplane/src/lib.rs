@@ -2,7 +2,7 @@
 //! on pinned workers.
 //!
 //! # The way of a packet
-//! A worker takes a batch of frames from its ports ([`packet`]), finds out what they are (`parse`), looks up
+//! A worker takes a batch of frames from its ports ([`packet`]), finds out what they are ([`parse`]), looks up
 //! or opens their connection, asks the policy, rewrites the link header and the TTL (`rewrite`) and sends
 //! them. What is for the gateway itself (ARP, neighbour discovery, ping) it answers (`neighbor`, `icmp`).
 //! Everything else ends in a [`drop_reason::DropReason`], counted in [`counters`] and sampled in [`record`].
@@ -23,5 +23,9 @@ pub mod clock;
 pub mod counters;
 pub mod drop_reason;
 pub mod packet;
+pub mod parse;
 pub mod policy;
 pub mod record;
+#[cfg(test)]
+mod test_frames;
+mod wire;

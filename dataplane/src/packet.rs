@@ -1,6 +1,6 @@
 //! A packet on its way through a worker: its frames, and what was found out about it.
 //!
-//! Guarantees: [`Headers`] are written once, by `parse`, and describe the bytes as they came in;
+//! Guarantees: [`Headers`] are written once, by [`crate::parse`], and describe the bytes as they came in;
 //! every offset in them was checked to lie inside the head frame. The [`ChecksumState`] is decided once, before
 //! anything is rewritten, and travels with the packet. The ingress port belongs to the packet, not to the
 //! socket that brought it, so that one socket can bring the packets of several ports.
@@ -137,7 +137,7 @@ pub enum Transport {
         /// Identifier, host order.
         identifier: u16,
     },
-    /// An ICMP error. `parse::quoted` says about which packet; the parser has checked that it does.
+    /// An ICMP error. [`crate::parse::quoted`] says about which packet; the parser has checked that it does.
     IcmpError,
     /// Any other ICMP message (never neighbour discovery, which is not an ordinary packet here).
     IcmpOther {

@@ -1,0 +1,78 @@
+//! Fuzz targets of the parser: the hand-made path against etherparse, and what every answer promises.
+//!
+//! Under `cargo test` each target runs the corpus and a bounded number of random inputs; under `cargo bolero`
+//! it runs for as long as one likes.
+
+mod corpus;
+
+use bolero::check;
+use podgate_dataplane::packet::{Headers, Transport};
+use podgate_dataplane::parse::{Parsed, general, glimpse, parse, plain, quoted};
+use std::net::IpAddr;
+
+/// Everything that must hold of any frame.
+fn examine(frame: &[u8], total_len: usize) {
+    let reference = general(frame, total_len);
+    if let Some(headers) = plain(frame, total_len) {
+        assert_eq!(reference, Ok(Parsed::Ip(headers)), "the fast path saw something else in {frame:02x?}");
+    }
+    assert_eq!(parse(frame, total_len), reference);
+    let _ = glimpse(frame);
+    if let Ok(Parsed::Ip(headers)) = reference {
+        promises(frame, total_len.max(frame.len()), &headers);
+    }
+}
+
+fn promises(frame: &[u8], total_len: usize, headers: &Headers) {
+    let offset = usize::from(headers.transport_offset);
+    assert!(offset <= frame.len() && offset <= headers.packet_len as usize);
+    assert!(headers.packet_len as usize <= total_len);
+    assert_eq!(headers.source.is_ipv6(), headers.destination.is_ipv6());
+    for address in [headers.source, headers.destination] {
+        assert!(!address.is_unspecified() && !address.is_loopback() && !address.is_multicast());
+        assert!(!matches!(address, IpAddr::V6(six) if six.to_ipv4_mapped().is_some()));
+    }
+    let header_len = match headers.transport {
+        Transport::Tcp(_) => 20,
+        Transport::Sctp { .. } => 16,
+        Transport::Other => 0,
+        _ => 8,
+    };
+    assert!(offset + header_len <= frame.len().min(headers.packet_len as usize));
+    if matches!(headers.transport, Transport::Tcp(_) | Transport::Udp | Transport::Sctp { .. }) {
+        let ports = (
+            u16::from_be_bytes([frame[offset], frame[offset + 1]]),
+            u16::from_be_bytes([frame[offset + 2], frame[offset + 3]]),
+        );
+        assert_eq!((headers.source_port, headers.destination_port), ports);
+    }
+    let about = quoted(frame, headers);
+    assert_eq!(about.is_some(), headers.transport == Transport::IcmpError);
+    if let Some(about) = about {
+        assert_eq!(about.source, headers.destination);
+    }
+}
+
+#[test]
+fn corpus_of_the_parser() {
+    for frame in corpus::frames() {
+        for length in 0..=frame.len() {
+            examine(&frame[..length], length);
+            examine(&frame[..length], frame.len());
+        }
+    }
+}
+
+#[test]
+fn fuzz_parse_bytes() {
+    check!().with_iterations(200_000).for_each(|bytes: &[u8]| examine(bytes, bytes.len()));
+}
+
+#[test]
+fn fuzz_parse_near_misses() {
+    check!().with_iterations(1_000_000).with_type::<(corpus::Mutation, u8)>().for_each(|(mutation, more)| {
+        let frame = corpus::mutate(mutation);
+        examine(&frame, frame.len());
+        examine(&frame, frame.len() + usize::from(*more) * 16);
+    });
+}
