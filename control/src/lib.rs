@@ -6,5 +6,6 @@
 //! that broke, a slow disk could stop packets.
 
 pub mod cli;
+pub mod compiler;
 pub mod lab;
 pub mod netlink;

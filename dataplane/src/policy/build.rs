@@ -15,7 +15,7 @@ use super::{PROGRAM_CLOSED, PROGRAM_NONE, PodSlot, PolicyTables};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
     /// An arena would outgrow its 30-bit or 32-bit positions.
-    #[error("the policy tables cannot address that many {0}: raise no limit, reduce the policies or pods")]
+    #[error("the policy tables cannot address that many {0}: use fewer pods or policies")]
     TooLarge(&'static str),
     /// Two pods have one address.
     #[error("address {0} is added for two pods")]

@@ -174,8 +174,8 @@ impl PolicyTables {
         Self { tables: Arc::new(tables), hits: Arc::new(Hits::default()) }
     }
 
-    /// The same tables with fresh hit counters for `workers` workers (numbered from 0); 8 bytes per interval and
-    /// worker. Without them [`count`](Self::count) counts nothing.
+    /// The same tables with fresh hit counters for `workers` workers (numbered from 0); 16 bytes per interval
+    /// and worker. Without them [`count`](Self::count) counts nothing.
     #[must_use]
     pub fn with_hits(mut self, workers: usize) -> Self {
         self.hits = Arc::new(Hits::new(workers, self.tables.programs.hit_slots()));
@@ -258,22 +258,22 @@ impl PolicyTables {
         Verdict { action, tier: Tier::NetworkPolicy, program, interval }
     }
 
-    /// Counts one decided new connection for the interval that decided it.
+    /// Counts one decided new connection for the interval and action that decided it.
     ///
     /// Relaxed, and exact only with one writer per `worker`. Verdicts that no program gave, and workers beyond
     /// those of [`with_hits`](Self::with_hits), are not counted.
     #[inline]
     pub fn count(&self, worker: usize, verdict: Verdict) {
-        if let Some(slot) = Programs::hit_slot(verdict.program, verdict.interval) {
+        if let Some(slot) = Programs::hit_slot(verdict.program, verdict.interval, verdict.action) {
             self.hits.count(worker, slot);
         }
     }
 
-    /// How often `program`'s `interval` decided, over all workers. Safe from any thread; a count in flight may be
-    /// missing.
+    /// How often `program`'s `interval` decided so, over all workers. Safe from any thread; a count in flight may
+    /// be missing.
     #[must_use]
-    pub fn hits(&self, program: u32, interval: u32) -> u64 {
-        Programs::hit_slot(program, interval).map_or(0, |slot| self.hits.total(slot))
+    pub fn hits(&self, program: u32, interval: u32, action: Action) -> u64 {
+        Programs::hit_slot(program, interval, action).map_or(0, |slot| self.hits.total(slot))
     }
 }
 

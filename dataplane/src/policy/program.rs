@@ -6,6 +6,7 @@
 //! as a start. Then the interval is the number of words not above the key, which for up to 64 starts is a count
 //! without branches over whole lanes; beyond, a binary search picks the lane first.
 
+use super::Action;
 use super::rows::RowRef;
 
 /// One past the largest interval key.
@@ -99,18 +100,18 @@ impl Programs {
         Some((interval, RowRef(row)))
     }
 
-    /// Where the hits of an interval are counted. A block of 2k lanes has 8k slots for at most 8k intervals, so
-    /// they are numbered without a look at the block.
+    /// Where an interval's verdicts are counted. A block of 2k lanes has 16k slots for at most 8k intervals with
+    /// two actions each, so they are numbered without a look at the block.
     #[inline]
-    pub(super) fn hit_slot(program: u32, interval: u32) -> Option<usize> {
+    pub(super) fn hit_slot(program: u32, interval: u32, action: Action) -> Option<usize> {
         if program >= super::PROGRAM_CLOSED {
             return None;
         }
-        Some(program as usize * (LANE / 2) + interval as usize)
+        Some(program as usize * LANE + interval as usize * 2 + usize::from(action == Action::Deny))
     }
 
     pub(super) fn hit_slots(&self) -> usize {
-        self.lanes.len() * (LANE / 2)
+        self.lanes.len() * LANE
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

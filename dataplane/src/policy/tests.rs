@@ -154,9 +154,10 @@ fn hits_add_up_over_workers() {
     tables.count(7, on_81);
     tables.count(0, Verdict::CLOSED);
     tables.count(0, Verdict::NOT_ISOLATED);
-    assert_eq!(tables.clone().hits(on_80.program, on_80.interval), 2);
-    assert_eq!(tables.hits(on_81.program, on_81.interval), 1);
-    assert_eq!(tables.hits(on_81.program, 0), 0);
+    assert_eq!(tables.clone().hits(on_80.program, on_80.interval, Action::Allow), 2);
+    assert_eq!(tables.hits(on_80.program, on_80.interval, Action::Deny), 0);
+    assert_eq!(tables.hits(on_81.program, on_81.interval, Action::Deny), 1);
+    assert_eq!(tables.hits(on_81.program, 0, Action::Deny), 0);
 }
 
 #[test]
