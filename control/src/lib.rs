@@ -7,5 +7,6 @@
 
 pub mod cli;
 pub mod compiler;
+pub mod explain;
 pub mod lab;
 pub mod netlink;

@@ -114,6 +114,13 @@ impl World {
         self
     }
 
+    pub(crate) fn node(mut self, name: &str, addresses: &[&str]) -> Self {
+        let name = NodeName::parse(name).unwrap();
+        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        self.0.nodes.insert(name.clone(), Node { name, addresses });
+        self
+    }
+
     pub(crate) fn policy(
         mut self,
         name: &str,

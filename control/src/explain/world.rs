@@ -1,0 +1,410 @@
+//! The cluster, its tables, and whose pods and nodes are whose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use podgate_config::model::pod::Phase;
+use podgate_config::model::{Cluster, NodeName, ObjectName, Pod};
+use podgate_dataplane::policy::{Direction, Judgement, PodSlot, PolicyPeer, Question, Tier, Verdict, judge};
+
+use super::answer::{Explanation, Outcome, Party, Side};
+use super::end::{End, Query, QueryError};
+use super::nearest::{Denied, nearest};
+use super::words;
+use crate::compiler::{CompileError, Compiled, Limits, Scope, compile};
+
+/// Addresses of the lab's node unless a Node object says otherwise.
+const DEFAULT_NODE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 244, 255, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0xfffe)),
+];
+
+/// What questions are answered from. Immutable, shared freely.
+pub struct World {
+    cluster: Arc<Cluster>,
+    compiled: Arc<Compiled>,
+    /// Whose directions are judged here; `None` for every pod's.
+    judged: Option<BTreeSet<ObjectName>>,
+    nodes: Vec<NodeEntry>,
+    /// The node of pods that name none.
+    unnamed: usize,
+    nodes_by_name: BTreeMap<NodeName, usize>,
+    pods_by_address: BTreeMap<IpAddr, ObjectName>,
+    nodes_by_address: BTreeMap<IpAddr, usize>,
+}
+
+struct NodeEntry {
+    name: Option<NodeName>,
+    addresses: Vec<IpAddr>,
+}
+
+/// An end, resolved as far as it says.
+struct Candidate<'a> {
+    kind: Kind<'a>,
+    /// The hostNetwork pod that was asked about.
+    host_pod: Option<&'a Pod>,
+    addresses: Vec<IpAddr>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    Pod(&'a Pod),
+    Node(usize),
+    Outside,
+}
+
+/// An end with the address that is judged.
+struct Resolved<'a> {
+    kind: Kind<'a>,
+    address: IpAddr,
+    slot: Option<PodSlot>,
+    party: Party,
+}
+
+impl<'a> Resolved<'a> {
+    fn pod(&self) -> Option<&'a Pod> {
+        match self.kind {
+            Kind::Pod(pod) => Some(pod),
+            Kind::Node(_) | Kind::Outside => None,
+        }
+    }
+}
+
+impl World {
+    /// The world of a set of manifests: both ends are judged, every pod as on its own node. A pod without
+    /// `spec.nodeName` is on the one node that the documents know, or on a node of its own if they know several
+    /// or none, together with the others like it. Pods that should have addresses by now have been given them.
+    ///
+    /// # Errors
+    /// [`CompileError`] if the policies exceed the default limits.
+    pub fn from_cluster(cluster: Cluster) -> Result<Self, CompileError> {
+        let compiled = compile(&cluster, Scope::AllPods, &Limits::default())?;
+        let mut names: BTreeSet<&NodeName> = cluster.nodes.keys().collect();
+        names.extend(cluster.pods.values().filter_map(|pod| pod.node.as_ref()));
+        let mut nodes: Vec<NodeEntry> = names.iter().map(|name| entry(&cluster, name)).collect();
+        if nodes.len() != 1 {
+            nodes.push(NodeEntry { name: None, addresses: Vec::new() });
+        }
+        let unnamed = nodes.len() - 1;
+        if let Some(node) = nodes.last_mut().filter(|node| node.addresses.is_empty()) {
+            node.addresses.extend(DEFAULT_NODE);
+        }
+        Ok(Self::new(Arc::new(cluster), Arc::new(compiled), None, nodes, unnamed))
+    }
+
+    /// The world of a running gateway: `compiled` is what is in force and was compiled from `cluster`; `local` are
+    /// the pods that it serves, and only their directions are judged; `node_addresses` are its node's own.
+    #[must_use]
+    pub fn of_gateway(
+        cluster: Arc<Cluster>,
+        compiled: Arc<Compiled>,
+        node: Option<NodeName>,
+        node_addresses: Vec<IpAddr>,
+        local: BTreeSet<ObjectName>,
+    ) -> Self {
+        let mut nodes: Vec<NodeEntry> = cluster
+            .nodes
+            .keys()
+            .filter(|&name| Some(name) != node.as_ref())
+            .map(|name| entry(&cluster, name))
+            .collect();
+        nodes.push(NodeEntry { name: node, addresses: node_addresses });
+        let unnamed = nodes.len() - 1;
+        Self::new(cluster, compiled, Some(local), nodes, unnamed)
+    }
+
+    fn new(
+        cluster: Arc<Cluster>,
+        compiled: Arc<Compiled>,
+        judged: Option<BTreeSet<ObjectName>>,
+        nodes: Vec<NodeEntry>,
+        unnamed: usize,
+    ) -> Self {
+        let nodes_by_name =
+            nodes.iter().enumerate().filter_map(|(place, node)| Some((node.name.clone()?, place))).collect();
+        let mut world = Self {
+            cluster,
+            compiled,
+            judged,
+            nodes,
+            unnamed,
+            nodes_by_name,
+            pods_by_address: BTreeMap::new(),
+            nodes_by_address: BTreeMap::new(),
+        };
+        let cluster = Arc::clone(&world.cluster);
+        for (place, node) in world.nodes.iter().enumerate() {
+            for &address in &node.addresses {
+                world.nodes_by_address.entry(address).or_insert(place);
+            }
+        }
+        for pod in cluster.pods.values().filter(|pod| pod.phase == Phase::Live) {
+            for &address in &pod.addresses {
+                if pod.host_network {
+                    // A hostNetwork pod's address is its node's.
+                    let node = world.node_of(pod);
+                    world.nodes_by_address.entry(address).or_insert(node);
+                } else {
+                    world.pods_by_address.entry(address).or_insert_with(|| pod.name.clone());
+                }
+            }
+        }
+        world
+    }
+
+    /// What is asked about.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    fn is_judged(&self, pod: &Pod) -> bool {
+        self.judged.as_ref().is_none_or(|judged| judged.contains(&pod.name))
+    }
+
+    fn node_of(&self, pod: &Pod) -> usize {
+        // The gateway's own pods are on its node, whatever the documents say.
+        if self.judged.as_ref().is_some_and(|judged| judged.contains(&pod.name)) {
+            return self.unnamed;
+        }
+        pod.node.as_ref().and_then(|name| self.nodes_by_name.get(name)).copied().unwrap_or(self.unnamed)
+    }
+
+    /// Answers one question.
+    ///
+    /// # Errors
+    /// [`QueryError`] if an end is unknown, has no address, or the ends share no address family.
+    pub fn explain(&self, query: &Query) -> Result<Explanation, QueryError> {
+        let port = if query.protocol.has_ports() {
+            Some(query.port.ok_or(QueryError::PortMissing(query.protocol))?)
+        } else {
+            None
+        };
+        let (from, to) = self.resolve(&query.from, &query.to)?;
+        let judgement = self.judge(&from, &to, query, port);
+        let egress = self.side(Direction::Egress, &from, &to, judgement.egress, query, port);
+        let ingress = self.side(Direction::Ingress, &to, &from, judgement.ingress, query, port);
+        let verdict = if judgement.allowed() { Outcome::Allow } else { Outcome::Deny };
+        Ok(Explanation {
+            from: from.party,
+            to: to.party,
+            port,
+            protocol: query.protocol,
+            verdict,
+            egress,
+            ingress,
+        })
+    }
+
+    /// The verdict alone.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain).
+    pub fn verdict(&self, query: &Query) -> Result<Judgement, QueryError> {
+        let (from, to) = self.resolve(&query.from, &query.to)?;
+        Ok(self.judge(&from, &to, query, query.port))
+    }
+
+    fn judge(&self, from: &Resolved<'_>, to: &Resolved<'_>, query: &Query, port: Option<u16>) -> Judgement {
+        let own_node = |node: &Resolved<'_>, pod: &Resolved<'_>| match (node.kind, pod.kind) {
+            (Kind::Node(node), Kind::Pod(pod)) => self.node_of(pod) == node,
+            _ => false,
+        };
+        let judged = |end: &Resolved<'_>| end.pod().is_some_and(|pod| self.is_judged(pod));
+        let question = Question {
+            source: from.address,
+            source_pod: from.slot,
+            destination: to.address,
+            destination_pod: to.slot,
+            protocol: query.protocol.0,
+            port: port.unwrap_or(0),
+            judge_egress: judged(from),
+            judge_ingress: judged(to),
+            same_pod: matches!((from.pod(), to.pod()), (Some(a), Some(b)) if a.name == b.name),
+            from_own_node: own_node(from, to),
+            to_own_node: own_node(to, from),
+        };
+        judge(&self.compiled.tables, &question)
+    }
+
+    fn resolve(&self, from: &End, to: &End) -> Result<(Resolved<'_>, Resolved<'_>), QueryError> {
+        let (source, destination) = (self.candidate(from)?, self.candidate(to)?);
+        let pair = source.addresses.iter().find_map(|&a| {
+            let b = destination.addresses.iter().find(|b| a.is_ipv4() == b.is_ipv4())?;
+            Some((a, *b))
+        });
+        let (a, b) =
+            pair.ok_or_else(|| QueryError::NoCommonFamily { from: from.to_string(), to: to.to_string() })?;
+        Ok((self.settle(source, a)?, self.settle(destination, b)?))
+    }
+
+    fn candidate(&self, end: &End) -> Result<Candidate<'_>, QueryError> {
+        match end {
+            End::Address(address) => {
+                let owner = self.pods_by_address.get(address).and_then(|name| self.cluster.pods.get(name));
+                let kind = match (owner, self.nodes_by_address.get(address)) {
+                    (Some(pod), _) => Kind::Pod(pod),
+                    (None, Some(&node)) => Kind::Node(node),
+                    (None, None) => Kind::Outside,
+                };
+                Ok(Candidate { kind, host_pod: None, addresses: vec![*address] })
+            }
+            End::Pod { name, address } => {
+                let pod = self.cluster.pods.get(name).ok_or_else(|| QueryError::UnknownPod(name.clone()))?;
+                if pod.phase == Phase::Finished {
+                    return Err(QueryError::Finished(name.clone()));
+                }
+                let (kind, host_pod, mut addresses) = if pod.host_network {
+                    let node = self.node_of(pod);
+                    let mut addresses = pod.addresses.clone();
+                    if let Some(entry) = self.nodes.get(node).filter(|_| addresses.is_empty()) {
+                        addresses.extend(&entry.addresses);
+                    }
+                    (Kind::Node(node), Some(pod), addresses)
+                } else {
+                    (Kind::Pod(pod), None, pod.addresses.clone())
+                };
+                if let Some(wanted) = *address {
+                    if !addresses.contains(&wanted) {
+                        return Err(QueryError::NotItsAddress { name: name.clone(), address: wanted });
+                    }
+                    addresses = vec![wanted];
+                }
+                if addresses.is_empty() {
+                    return Err(QueryError::NoAddress(name.clone()));
+                }
+                Ok(Candidate { kind, host_pod, addresses })
+            }
+        }
+    }
+
+    fn settle<'a>(&self, end: Candidate<'a>, address: IpAddr) -> Result<Resolved<'a>, QueryError> {
+        let mut party = Party { pod: end.host_pod.map(|pod| pod.name.to_string()), node: None, ip: address };
+        let mut slot = None;
+        match end.kind {
+            Kind::Pod(pod) => {
+                if let Some(owner) = self.pods_by_address.get(&address).filter(|&owner| *owner != pod.name) {
+                    let (name, owner) = (pod.name.clone(), owner.clone());
+                    return Err(QueryError::TakenAddress { name, address, owner });
+                }
+                party.pod = Some(pod.name.to_string());
+                slot = self.compiled.tables.lookup(address).map(|(_, slot)| slot);
+            }
+            Kind::Node(node) => {
+                let name = self.nodes.get(node).and_then(|node| node.name.as_ref());
+                party.node = Some(name.map_or_else(|| "of the pods".to_owned(), NodeName::to_string));
+            }
+            Kind::Outside => {}
+        }
+        Ok(Resolved { kind: end.kind, address, slot, party })
+    }
+
+    /// One direction in words; `subject` is the end whose direction it is.
+    fn side(
+        &self,
+        direction: Direction,
+        subject: &Resolved<'_>,
+        peer: &Resolved<'_>,
+        verdict: Option<Verdict>,
+        query: &Query,
+        port: Option<u16>,
+    ) -> Side {
+        let name = subject.party.name();
+        let section = words::section(direction);
+        let mut side = Side {
+            verdict: Outcome::NotJudged,
+            tier: None,
+            policy: None,
+            rule: None,
+            peer: None,
+            nearest: Vec::new(),
+            isolating: Vec::new(),
+            reason: String::new(),
+        };
+        let Some(verdict) = verdict else {
+            side.reason = match subject.kind {
+                Kind::Pod(_) => format!("judged on {name}'s own node"),
+                Kind::Node(_) => "a node is not subject to policy".to_owned(),
+                Kind::Outside => "an outside address is not subject to policy".to_owned(),
+            };
+            return side;
+        };
+        side.verdict = if verdict.allowed() { Outcome::Allow } else { Outcome::Deny };
+        side.tier = Some(verdict.tier.into());
+        match verdict.tier {
+            Tier::NotIsolated => side.reason = format!("no policy isolates {name} for {section}"),
+            Tier::Closed => side.reason = format!("{name} is closed: the tables in force do not judge it"),
+            Tier::Exempt => {
+                side.reason = match (peer.kind, direction) {
+                    (Kind::Pod(_), _) => "a pod cannot block access to itself".to_owned(),
+                    (_, Direction::Ingress) => format!("traffic from {name}'s own node is always allowed"),
+                    (_, Direction::Egress) => format!("traffic to {name}'s own node is always allowed"),
+                };
+            }
+            Tier::NetworkPolicy => {
+                let isolating: Vec<&ObjectName> = self.compiled.origins.isolating(verdict.program).collect();
+                side.isolating = isolating.iter().map(ToString::to_string).collect();
+                let destination_pod = match direction {
+                    Direction::Ingress => subject.pod(),
+                    Direction::Egress => peer.pod(),
+                };
+                if verdict.allowed() {
+                    self.name_origin(&mut side, direction, peer, verdict, destination_pod);
+                } else {
+                    let policies = isolating.iter().filter_map(|&name| self.cluster.policies.get(name));
+                    let denied = Denied {
+                        direction,
+                        peer: peer.address,
+                        peer_pod: peer.pod(),
+                        destination_pod,
+                        protocol: query.protocol,
+                        port,
+                    };
+                    side.nearest = nearest(&self.cluster, policies, &denied);
+                    let by = side.isolating.join(", ");
+                    side.reason = format!("{section} of {name} is isolated by {by}; no rule admits this");
+                }
+            }
+        }
+        side
+    }
+
+    /// Fills in the first policy, rule and peer that admit.
+    fn name_origin(
+        &self,
+        side: &mut Side,
+        direction: Direction,
+        peer: &Resolved<'_>,
+        verdict: Verdict,
+        destination_pod: Option<&Pod>,
+    ) {
+        let policy_peer = PolicyPeer { address: peer.address, pod: peer.slot };
+        let mut origins = self.compiled.origins.admitting(verdict.program, verdict.interval, policy_peer);
+        let Some(origin) = origins.next() else { return };
+        let more = origins.filter(|other| (other.policy, other.rule) != (origin.policy, origin.rule)).count();
+        side.policy = Some(origin.policy.to_string());
+        side.rule = Some(origin.rule);
+        side.peer = origin.peer;
+        let path = words::path(direction, origin.rule, origin.peer);
+        side.reason = format!("allowed by {} {path}", origin.policy);
+        let rule = self
+            .cluster
+            .policies
+            .get(origin.policy)
+            .and_then(|policy| words::rules(policy, direction).get(origin.rule));
+        if let Some(rule) = rule {
+            let matching = origin.peer.and_then(|place| rule.peers.get(place));
+            let matching = matching.map_or_else(|| "any peer".to_owned(), words::peer);
+            side.reason.push_str(&format!(" {matching}, {}", words::ports(rule, destination_pod)));
+        }
+        if more > 0 {
+            side.reason.push_str(&format!(" (and by {more} more rule peers)"));
+        }
+    }
+}
+
+fn entry(cluster: &Cluster, name: &NodeName) -> NodeEntry {
+    let addresses = cluster.nodes.get(name).map(|node| node.addresses.clone()).unwrap_or_default();
+    NodeEntry { name: Some(name.clone()), addresses }
+}
