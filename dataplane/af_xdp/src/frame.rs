@@ -30,8 +30,14 @@ pub struct Frame {
 const _: () = assert!(size_of::<Frame>() == 12 && size_of::<FrameChain>() == 24);
 
 impl Frame {
-    /// The owner of a chunk, with an empty window behind the usual headroom. Only for pools: see the invariant in
-    /// `region`.
+    /// Makes the owner of a chunk. Only for the ledger of a new region, pools, chains, and sockets that have just
+    /// checked that they hold the chunk: see the invariant in `region`. `None` if the window is not in the chunk.
+    pub(crate) fn own(region: u32, chunk: u32, offset: u16, len: u16) -> Option<Frame> {
+        let fits = usize::from(offset) + usize::from(len) <= CHUNK_SIZE;
+        fits.then_some(Frame { region, chunk, offset, len })
+    }
+
+    /// The owner of a chunk with an empty window behind the usual headroom.
     pub(crate) fn own_empty(region: u32, chunk: u32) -> Frame {
         Frame { region, chunk, offset: HEADROOM as u16, len: 0 }
     }
@@ -246,6 +252,28 @@ impl FrameChain {
         Slices { region, current, left, chain: std::marker::PhantomData }
     }
 
+    /// May the kernel transmit every frame: none empty, and each with `headroom` bytes before its window?
+    #[inline]
+    pub(crate) fn transmittable(&self, region: &Region, headroom: usize) -> Result<(), Untransmittable> {
+        let fits = |frame: &Frame| match () {
+            () if frame.len == 0 => Err(Untransmittable::Empty),
+            () if frame.offset() < headroom => Err(Untransmittable::Headroom),
+            () => Ok(()),
+        };
+        if !region.owns(&self.head) {
+            return Err(Untransmittable::Foreign);
+        }
+        fits(&self.head)?;
+        let mut chunk = self.head.chunk;
+        for _ in 1..self.count {
+            let record = region.record(chunk).ok_or(Untransmittable::Foreign)?;
+            let next = Frame::from_link(self.head.region, record.link.load(Ordering::Relaxed));
+            fits(&next)?;
+            chunk = next.chunk;
+        }
+        Ok(())
+    }
+
     /// Calls `visit` with the bytes of every frame in order, to write. Nothing for a chain of another region.
     pub fn for_each_mut(&mut self, region: &Region, mut visit: impl FnMut(&mut [u8])) {
         if !region.owns(&self.head) {
@@ -267,6 +295,13 @@ impl FrameChain {
         self.slices(region).for_each(|slice| bytes.extend_from_slice(slice));
         bytes
     }
+}
+
+/// Why a chain can't be transmitted as it is.
+pub(crate) enum Untransmittable {
+    Foreign,
+    Empty,
+    Headroom,
 }
 
 /// The bytes of a chain's frames in order: see [`FrameChain::slices`].

@@ -12,13 +12,32 @@
 
 #![warn(unreachable_pub)]
 
+pub mod attach;
+pub mod bpf;
+pub mod cursor;
 pub mod error;
+pub mod features;
 pub mod frame;
+mod if_xdp;
+pub mod interface;
 mod mmap;
 pub mod pool;
+pub mod queues;
 pub mod region;
+pub mod ring;
+pub mod socket;
+pub mod twin;
+pub mod umem;
 
+pub use attach::Attachment;
+pub use bpf::Pins;
+pub use bpf::steering::Steering;
 pub use error::Error;
+pub use features::Features;
 pub use frame::{Frame, FrameChain, MAX_CHAIN, Slices};
+pub use interface::Interface;
 pub use pool::{FrameLedger, FramePool};
+pub use queues::{Abilities, Faults, Queues, Refusal, Refused, TxChecksum};
 pub use region::{CHUNK_ROOM, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, Region};
+pub use socket::{Kick, Socket, SocketConfig, Statistics, open_all};
+pub use umem::Umem;

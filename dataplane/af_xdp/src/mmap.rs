@@ -4,7 +4,9 @@
 //! are unmapped.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+#[cfg(not(miri))]
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use crate::error::Error;
@@ -70,6 +72,20 @@ impl Memory {
         let start = unsafe { std::alloc::alloc_zeroed(layout) };
         let start = NonNull::new(start).ok_or_else(failed)?;
         Ok(Memory { start, bytes, huge_pages: false, memfd: None })
+    }
+
+    /// A ring of a socket: `offset` is one of the XDP_*_PGOFF_* constants of if_xdp.h.
+    #[cfg(not(miri))]
+    pub(crate) fn of_socket(fd: BorrowedFd<'_>, bytes: usize, offset: u64) -> io::Result<Memory> {
+        // MAP_POPULATE: no page fault on the packet path.
+        let start = map(fd.as_raw_fd(), bytes, offset as libc::off_t, libc::MAP_POPULATE)?;
+        Ok(Memory { start, bytes, huge_pages: false, memfd: None })
+    }
+
+    /// Miri knows no sockets.
+    #[cfg(miri)]
+    pub(crate) fn of_socket(_: BorrowedFd<'_>, _: usize, _: u64) -> io::Result<Memory> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// First byte of the mapping. Page aligned.

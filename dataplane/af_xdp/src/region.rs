@@ -13,9 +13,9 @@
 //! **What breaks if changed.** Any second way to make a `Frame` out of a chunk number (other than the socket's,
 //! which first checks in the chunk's record that it is the holder) makes `data_mut` unsound.
 //!
-//! Beside the memory lies one record a chunk with the link to the next frame of a packet. It is only touched by the
-//! chunk's present owner; it is an atomic so that this needs no `unsafe`, with relaxed order because the frame itself
-//! travels through something that synchronises.
+//! Beside the memory lies one 16-byte [`ChunkRecord`] a chunk: the link to the next frame of a packet, and the
+//! socket that holds the chunk. Both are only touched by the chunk's present owner; they are atomics so that this
+//! needs no `unsafe`, with relaxed order because the frame itself travels through something that synchronises.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -44,6 +44,13 @@ pub(crate) struct ChunkRecord {
     /// The next frame of the same packet: chunk, offset and length packed by `frame::pack`. Meaningless unless
     /// this chunk is in a chain and not its last.
     pub(crate) link: AtomicU64,
+    /// The socket that holds the chunk and in which ring, or [`ChunkRecord::FREE`] while a [`Frame`] exists.
+    pub(crate) holder: AtomicU32,
+}
+
+impl ChunkRecord {
+    /// A `Frame` value owns the chunk.
+    pub(crate) const FREE: u32 = 0;
 }
 
 struct Inner {
@@ -51,6 +58,7 @@ struct Inner {
     chunks: u32,
     memory: Memory,
     records: Box<[ChunkRecord]>,
+    next_holder: AtomicU32,
 }
 
 /// All packet memory of a process. A cheap handle; clones refer to the same memory, which lives as long as the last.
@@ -74,8 +82,10 @@ impl Region {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1))
             .map_err(|_| Error::IdentifiersUsedUp { what: "region" })?;
         let memory = Memory::shared(chunks as usize * CHUNK_SIZE)?;
-        let records = (0..chunks).map(|_| ChunkRecord { link: AtomicU64::new(0) }).collect();
-        let inner = Inner { id, chunks, memory, records };
+        let records = (0..chunks)
+            .map(|_| ChunkRecord { link: AtomicU64::new(0), holder: AtomicU32::new(ChunkRecord::FREE) })
+            .collect();
+        let inner = Inner { id, chunks, memory, records, next_holder: AtomicU32::new(2) };
         let region = Region { inner: Arc::new(inner) };
         let ledger = FrameLedger::of_new_region(region.clone());
         Ok((region, ledger))
@@ -151,10 +161,90 @@ impl Region {
         self.inner.id
     }
 
+    /// First byte of the memory, for registering it with a socket.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.inner.memory.start()
+    }
+
     /// The record of a chunk; `None` for a number outside the region.
     #[inline]
     pub(crate) fn record(&self, chunk: u32) -> Option<&ChunkRecord> {
         self.inner.records.get(chunk as usize)
+    }
+
+    /// A number that no other holder of chunks of this region has or ever will have.
+    pub(crate) fn new_holder(&self) -> Result<Holder, Error> {
+        let next = &self.inner.next_holder;
+        next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(2))
+            .map(Holder)
+            .map_err(|_| Error::IdentifiersUsedUp { what: "socket" })
+    }
+
+    /// Turns a frame into the address of its first byte and notes who holds the chunk from now on.
+    ///
+    /// # Errors
+    /// The frame comes back if it is of another region.
+    #[inline]
+    pub(crate) fn hand_over(&self, frame: Frame, ring: HeldIn) -> Result<u64, Frame> {
+        match self.record(frame.chunk()).filter(|_| self.owns(&frame)) {
+            Some(record) => {
+                record.holder.store(ring.0, Ordering::Relaxed);
+                Ok(u64::from(frame.chunk()) * CHUNK_SIZE as u64 + frame.offset() as u64)
+            }
+            None => Err(frame),
+        }
+    }
+
+    /// Turns an address and length back into a frame, if `ring` holds that chunk and the bytes lie in it.
+    #[inline]
+    pub(crate) fn take_back(&self, address: u64, len: u32, ring: HeldIn) -> Option<Frame> {
+        let chunk = u32::try_from(address / CHUNK_SIZE as u64).ok()?;
+        let offset = (address % CHUNK_SIZE as u64) as u16;
+        let record = self.record(chunk).filter(|record| record.holder.load(Ordering::Relaxed) == ring.0)?;
+        let frame = Frame::own(self.inner.id, chunk, offset, u16::try_from(len).ok()?)?;
+        // From here on the chunk has an owner again, and a second such address is refused.
+        record.holder.store(ChunkRecord::FREE, Ordering::Relaxed);
+        Some(frame)
+    }
+
+    /// Every frame that the holder still has. Call it only when nobody can use the holder's rings any more.
+    pub(crate) fn reclaim(&self, holder: Holder) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        for (chunk, record) in (0..self.inner.chunks).zip(self.inner.records.iter()) {
+            for ring in [holder.fill(), holder.transmit()] {
+                let free = (ChunkRecord::FREE, Ordering::Relaxed);
+                if record.holder.compare_exchange(ring.0, free.0, free.1, free.1).is_ok() {
+                    frames.push(Frame::own_empty(self.inner.id, chunk));
+                }
+            }
+        }
+        frames
+    }
+}
+
+/// Number of a socket (or of an in-memory twin) that holds chunks. Even, so that one bit is left for the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holder(u32);
+
+/// A holder and the ring in which it holds a chunk: what a chunk's record says while no `Frame` for it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeldIn(u32);
+
+impl HeldIn {
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl Holder {
+    /// Given to the kernel for a packet to come.
+    pub(crate) fn fill(self) -> HeldIn {
+        HeldIn(self.0)
+    }
+
+    /// Given to the kernel to be transmitted.
+    pub(crate) fn transmit(self) -> HeldIn {
+        HeldIn(self.0 | 1)
     }
 }
 

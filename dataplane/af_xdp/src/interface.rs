@@ -1,0 +1,128 @@
+//! Network devices: name, index and the number of active receive queues.
+//!
+//! Everything is looked up in the network namespace of the calling thread.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::error::Error;
+use crate::mmap::check;
+
+/// A network device of the calling thread's network namespace. The index stays what it was if the device is renamed or
+/// deleted; a new device of the same name has another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    name: String,
+    index: u32,
+}
+
+/// `ETHTOOL_GCHANNELS`, include/uapi/linux/ethtool.h.
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// `SIOCETHTOOL`, include/uapi/linux/sockios.h.
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+
+/// `struct ethtool_channels`, include/uapi/linux/ethtool.h.
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolChannels {
+    cmd: u32,
+    max_rx: u32,
+    max_tx: u32,
+    max_other: u32,
+    max_combined: u32,
+    rx_count: u32,
+    tx_count: u32,
+    other_count: u32,
+    combined_count: u32,
+}
+
+impl Interface {
+    /// Looks a device up.
+    ///
+    /// # Errors
+    /// [`Error::NoInterface`] if there is none of this name here.
+    pub fn by_name(name: &str) -> Result<Interface, Error> {
+        let missing = |source| Error::NoInterface { interface: name.to_owned(), source };
+        let c_name = CString::new(name).map_err(|_| missing(io::ErrorKind::InvalidInput.into()))?;
+        // SAFETY: a NUL-terminated string that outlives the call.
+        match unsafe { libc::if_nametoindex(c_name.as_ptr()) } {
+            0 => Err(missing(io::Error::last_os_error())),
+            index => Ok(Interface { name: name.to_owned(), index }),
+        }
+    }
+
+    /// The name it had when it was looked up.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its index in its network namespace.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// How many receive queues are active now: queues 0 to n - 1 may receive packets. At least 1.
+    ///
+    /// Asks ethtool, and sysfs for drivers that do not answer it.
+    ///
+    /// # Errors
+    /// [`Error::QueuesUnknown`] if neither says it.
+    pub fn rx_queues(&self) -> Result<u32, Error> {
+        let unknown = |source| Error::QueuesUnknown { interface: self.name.clone(), source };
+        match self.channels() {
+            // Drivers count a pair of queues as combined, single ones as rx; both may be used at once.
+            Ok(channels) => match channels.rx_count.saturating_add(channels.combined_count) {
+                0 => Err(unknown(io::ErrorKind::InvalidData.into())),
+                queues => Ok(queues),
+            },
+            Err(source) => match self.queues_in_sysfs() {
+                Some(queues) if queues > 0 => Ok(queues),
+                _ => Err(unknown(source)),
+            },
+        }
+    }
+
+    fn channels(&self) -> io::Result<EthtoolChannels> {
+        // SAFETY: no memory is passed.
+        let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+        // SAFETY: a descriptor just made and owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut channels = EthtoolChannels { cmd: ETHTOOL_GCHANNELS, ..Default::default() };
+        // SAFETY: a C struct of integers, arrays and a union of such; all zero is valid.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // One byte stays 0: names have at most 15 bytes.
+        let last = request.ifr_name.len() - 1;
+        let name = request.ifr_name.iter_mut().take(last);
+        name.zip(self.name.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
+        request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        // SAFETY: `request` and the `channels` it points to outlive the call, and have the layout that this ioctl and
+        // ethtool command expect.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) })?;
+        Ok(channels)
+    }
+
+    fn queues_in_sysfs(&self) -> Option<u32> {
+        let folder = format!("/sys/class/net/{}", self.name);
+        // sysfs shows the namespace in which it was mounted: another device of this name must not answer.
+        let index = std::fs::read_to_string(format!("{folder}/ifindex")).ok()?;
+        if index.trim().parse() != Ok(self.index) {
+            return None;
+        }
+        let entries = std::fs::read_dir(format!("{folder}/queues")).ok()?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        u32::try_from(names.filter(|name| name.starts_with("rx-")).count()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_devices_are_refused() {
+        for name in ["no-such-device-here", "", "nul\0byte"] {
+            assert!(matches!(Interface::by_name(name), Err(Error::NoInterface { .. })), "{name:?}");
+        }
+    }
+}
