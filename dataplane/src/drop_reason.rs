@@ -59,6 +59,7 @@ drop_reasons! {
     Vlan = "vlan", "A VLAN tag; ports are untagged.";
     Multicast = "multicast", "Multicast is not forwarded.";
     Broadcast = "broadcast", "Broadcast is not forwarded.";
+    GroupSource = "group_source", "The source MAC address is a group's: nobody can have sent it.";
     ForeignMac = "foreign_mac", "Addressed to a MAC address that is not the gateway's.";
     ArpInvalid = "arp_invalid", "An ARP message that is not well-formed Ethernet and IPv4 ARP.";
     ArpSpoofed = "arp_spoofed", "An ARP message whose sender address is not one of the port's own.";
@@ -92,7 +93,7 @@ drop_reasons! {
     NoRoute = "no_route", "Nobody known has the destination address, and no port leads to it.";
     NextHopUnresolved = "next_hop_unresolved", "The next hop's MAC address is not known yet.";
     TtlExpired = "ttl_expired", "TTL or hop limit ran out here; answered with time exceeded.";
-    PacketTooBig = "packet_too_big", "Larger than the MTU of the port it would leave by; answered if it may not be fragmented.";
+    PacketTooBig = "packet_too_big", "Larger than the MTU of the port it would leave by; answered with that MTU.";
 
     // Room.
     TxRingFull = "tx_ring_full", "The egress port's transmit ring has no room.";

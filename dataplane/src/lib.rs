@@ -3,8 +3,8 @@
 //!
 //! # The way of a packet
 //! A worker takes a batch of frames from its ports ([`packet`]), finds out what they are ([`parse`]), looks up
-//! or opens their connection, asks the policy, rewrites the link header and the TTL (`rewrite`) and sends
-//! them. What is for the gateway itself (ARP, neighbour discovery, ping) it answers (`neighbor`, `icmp`).
+//! or opens their connection, asks the policy, rewrites the link header and the TTL ([`rewrite`]) and sends
+//! them. What is for the gateway itself (ARP, neighbour discovery, ping) it answers ([`neighbor`], [`icmp`]).
 //! Everything else ends in a [`drop_reason::DropReason`], counted in [`counters`] and sampled in [`record`].
 //!
 //! # What holds everywhere here
@@ -19,13 +19,17 @@
 //!
 //! No tokio, no kube, no serde: this crate can run in a process that has nothing but memory and sockets.
 
+pub mod checksum;
 pub mod clock;
 pub mod counters;
 pub mod drop_reason;
+pub mod icmp;
+pub mod neighbor;
 pub mod packet;
 pub mod parse;
 pub mod policy;
 pub mod record;
+pub mod rewrite;
 #[cfg(test)]
 mod test_frames;
 mod wire;

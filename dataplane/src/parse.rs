@@ -75,17 +75,30 @@ const PLAIN_V6: usize = ETHERNET_LEN + 40;
 /// Why the frame goes no further: it is not one to forward, or not well-formed.
 #[inline]
 pub fn parse(head: &[u8], total_len: usize) -> Result<Parsed, DropReason> {
-    match plain(head, total_len) {
-        Some(headers) => Ok(Parsed::Ip(headers)),
-        None => general(head, total_len),
+    if let Some((link, _)) = head.split_first_chunk::<ETHERNET_LEN>() {
+        // Written out per family, not through `plain`: so the headers are built in place and not copied.
+        match [link[12], link[13]] {
+            [0x08, 0x00] if (link[0] | link[6]) & 1 == 0 => {
+                if let Some(headers) = plain_v4(head, total_len) {
+                    return Ok(Parsed::Ip(headers));
+                }
+            }
+            [0x86, 0xdd] if (link[0] | link[6]) & 1 == 0 => {
+                if let Some(headers) = plain_v6(head, total_len) {
+                    return Ok(Parsed::Ip(headers));
+                }
+            }
+            _ => {}
+        }
     }
+    general(head, total_len)
 }
 
 /// The fast path: the headers of a plain packet, or `None` if [`general`] has to look.
 #[inline]
 pub fn plain(head: &[u8], total_len: usize) -> Option<Headers> {
     let (link, _) = head.split_first_chunk::<ETHERNET_LEN>()?;
-    if link[0] & 1 != 0 {
+    if (link[0] | link[6]) & 1 != 0 {
         return None; // multicast or broadcast
     }
     match [link[12], link[13]] {
@@ -95,27 +108,29 @@ pub fn plain(head: &[u8], total_len: usize) -> Option<Headers> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn plain_v4(head: &[u8], total_len: usize) -> Option<Headers> {
     let (front, rest) = head.split_first_chunk::<PLAIN_V4>()?;
     let ip: &[u8; 20] = front.last_chunk::<20>()?;
-    let length = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-    let unfragmented = ip[6] & 0x3f == 0 && ip[7] == 0;
+    // Copied as words: so each is loaded once.
+    let &[first, second, third, source, destination] = ip.as_chunks::<4>().0 else { return None };
+    let length = usize::from(u16::from_be_bytes([first[2], first[3]]));
+    let unfragmented = u16::from_be_bytes([second[2], second[3]]) & 0x3fff == 0;
     // First bytes 0, 127 and from 224 on: unspecified, loopback, multicast and the like.
-    let usual = |first: u8| first.wrapping_sub(1) < 223 && first != 127;
-    if ip[0] != 0x45
+    let usual = |[first, ..]: [u8; 4]| first.wrapping_sub(1) < 223 && first != 127;
+    if first[0] != 0x45
         || !unfragmented
-        || !usual(ip[12])
-        || !usual(ip[16])
+        || !usual(source)
+        || !usual(destination)
         || ETHERNET_LEN + length > total_len
-        || !v4_header_sum_is_right(ip)
+        || !v4_header_sum_is_right([first, second, third, source, destination])
     {
         return None;
     }
     let (source_port, destination_port, transport) = plain_transport(rest, ip[9], length.checked_sub(20)?)?;
     Some(Headers {
-        source: IpAddr::V4(Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15])),
-        destination: IpAddr::V4(Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19])),
+        source: IpAddr::V4(Ipv4Addr::from(source)),
+        destination: IpAddr::V4(Ipv4Addr::from(destination)),
         source_port,
         destination_port,
         protocol: ip[9],
@@ -126,7 +141,7 @@ fn plain_v4(head: &[u8], total_len: usize) -> Option<Headers> {
     })
 }
 
-#[inline]
+#[inline(always)]
 fn plain_v6(head: &[u8], total_len: usize) -> Option<Headers> {
     let (front, rest) = head.split_first_chunk::<PLAIN_V6>()?;
     let ip: &[u8; 40] = front.last_chunk::<40>()?;
@@ -153,7 +168,7 @@ fn plain_v6(head: &[u8], total_len: usize) -> Option<Headers> {
 }
 
 /// Ports and flags of TCP or UDP, from the bytes of `length` that the head frame has.
-#[inline]
+#[inline(always)]
 fn plain_transport(rest: &[u8], number: u8, length: usize) -> Option<(u16, u16, Transport)> {
     let transport = match number {
         protocol::TCP => {
@@ -178,16 +193,15 @@ fn plain_transport(rest: &[u8], number: u8, length: usize) -> Option<(u16, u16, 
     Some((u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]]), transport))
 }
 
-/// Does the ones' complement sum of a header without options come out as all ones?
-#[inline]
-fn v4_header_sum_is_right(ip: &[u8; 20]) -> bool {
+/// Does the ones' complement sum of a header's words come out as all ones?
+#[inline(always)]
+fn v4_header_sum_is_right(words: [[u8; 4]; 5]) -> bool {
     // Any byte order does: ones' complement sums commute with swapping (RFC 1071, 2(B)).
-    let (words, _) = ip.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum == 0xffff || (sum & 0xffff) + (sum >> 16) == 0xffff
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let sum = sum + u32::from(carry); // no overflow: after a carry the sum is small
+    // Both halves added, with their carry, end in the upper half.
+    sum.wrapping_add(sum.rotate_left(16)) >> 16 == 0xffff
 }
 
 /// The reference: reads any frame, with etherparse. Same arguments and answers as [`parse`].
@@ -198,6 +212,10 @@ pub fn general(head: &[u8], total_len: usize) -> Result<Parsed, DropReason> {
     let total_len = total_len.max(head.len());
     let frame = Frame { head, total_len };
     let link = Ethernet2HeaderSlice::from_slice(head).map_err(|_| DropReason::Truncated)?;
+    let [first, ..] = link.source();
+    if first & 1 != 0 {
+        return Err(DropReason::GroupSource);
+    }
     match link.ether_type() {
         EtherType::IPV4 => ipv4(&frame, link.destination()).map(Parsed::Ip),
         EtherType::IPV6 => ipv6(&frame, link.destination()),

@@ -225,6 +225,10 @@ pub fn all() -> Vec<(String, Vec<u8>)> {
     let group = solicited_node(gateway6());
     frames.push(("nd-solicitation".into(), solicitation(a6(), group, gateway6(), &source_link_option())));
     frames.push(("nd-dad".into(), solicitation([0; 16], solicited_node(b6()), b6(), &[])));
+    // Found by fuzzing: an error about it would have gone to a group.
+    let mut group_source = echo(false, true);
+    group_source[6] = 1;
+    frames.push(("group-source".into(), group_source));
     frames
 }
 

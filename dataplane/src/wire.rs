@@ -15,7 +15,6 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 /// Writes `value` at `at`; `None`, and nothing written, if it does not fit.
 #[inline]
-#[allow(dead_code)]
 pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> Option<()> {
     bytes.get_mut(at..at.checked_add(value.len())?)?.copy_from_slice(value);
     Some(())

@@ -119,6 +119,7 @@ fn link_layer_by_name() {
     assert_eq!(dropped(&patched(frame.clone(), 12, &[0x88, 0xcc])), DropReason::EtherType);
     assert_eq!(dropped(&patched(frame.clone(), 12, &[0x00, 0x26])), DropReason::EtherType, "802.3 length");
     assert_eq!(dropped(&patched(frame.clone(), 0, &[0xff; 6])), DropReason::Broadcast);
+    assert_eq!(dropped(&patched(frame.clone(), 6, &[3])), DropReason::GroupSource);
     assert_eq!(dropped(&patched(frame, 0, &[1, 0, 0x5e, 0, 0, 1])), DropReason::Multicast);
     assert_eq!(one(&arp(ArpOperation::REQUEST, POD_MAC, A4, B4)), Ok(Parsed::Arp));
 }
