@@ -13,7 +13,7 @@
 //! **What breaks if changed.** Any second way to make a `Frame` out of a chunk number (other than the socket's,
 //! which first checks in the chunk's record that it is the holder) makes `data_mut` unsound.
 //!
-//! Beside the memory lies one 16-byte [`ChunkRecord`] a chunk: the link to the next frame of a packet, and the
+//! Beside the memory lies one 16-byte record a chunk: the link to the next frame of a packet, and the
 //! socket that holds the chunk. Both are only touched by the chunk's present owner; they are atomics so that this
 //! needs no `unsafe`, with relaxed order because the frame itself travels through something that synchronises.
 

@@ -263,7 +263,7 @@ impl Socket {
     }
 
     /// Shows the packets in the transmit ring to the kernel and has it send them: one system call, or a few where the
-    /// kernel sends only 32 frames a call; none if nothing waits.
+    /// kernel sends only 32 frames a call; none if nothing waits, so an idle socket does not learn here that its device is gone.
     #[inline]
     pub fn kick_tx(&mut self) -> Kick {
         self.queues.publish();

@@ -83,6 +83,8 @@ impl Lab {
     /// beside `anchor0`. Pods find each other by permanent neighbour entries.
     pub fn new(pods: usize, veth: Veth) -> Lab {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        static SWEPT: std::sync::Once = std::sync::Once::new();
+        SWEPT.call_once(sweep);
         let prefix = format!("axt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let lab = Lab { prefix, pods, mounted: false };
         let gateway = lab.gateway();
@@ -130,11 +132,23 @@ impl Lab {
         let path = self.pin_folder();
         bpf::bpffs::ensure(&path).unwrap();
         self.mounted = true;
-        path
+        // The kernel puts files of its own at the top of a new bpf file system.
+        path.join("pins")
     }
 
     fn pin_folder(&self) -> PathBuf {
         PathBuf::from(format!("/run/{}", self.prefix))
+    }
+
+    /// Sends UDP datagrams from one pod to another, which need not exist.
+    pub fn datagrams(&self, from: usize, to: usize, count: usize) {
+        let send = move || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            for _ in 0..count {
+                socket.send_to(b"datagram", format!("10.99.0.{}:9", to + 1)).unwrap();
+            }
+        };
+        within(&self.pod(from), send).join().unwrap();
     }
 
     /// Does a ping from one pod to another come back?
@@ -142,6 +156,21 @@ impl Lab {
         let command = format!("ip netns exec {} ping -c1 -W1 -q 10.99.0.{}", self.pod(from), to + 1);
         let words: Vec<&str> = command.split_whitespace().collect();
         Command::new(words[0]).args(&words[1..]).output().unwrap().status.success()
+    }
+}
+
+/// Removes what test processes left that were killed.
+fn sweep() {
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().filter_map(Result::ok) {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let Some((pid, _)) = name.strip_prefix("axt").and_then(|rest| rest.split_once('-')) else { continue };
+        if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
+            if let Some(lab) = name.strip_suffix("-gw") {
+                let _ = Command::new("umount").arg(format!("/run/{lab}")).output();
+                let _ = std::fs::remove_dir(format!("/run/{lab}"));
+            }
+        }
     }
 }
 
