@@ -30,10 +30,10 @@ pub struct TurnCounts {
     pub tx_packets: ByKind,
     /// Bytes of these.
     pub tx_bytes: ByKind,
-    /// Packets the gateway made itself in a fresh frame (an answer in the frame of its question is not: that
-    /// packet is received and sent).
+    /// Packets the gateway made itself: answers and errors, also where an answer takes the frame of its question
+    /// (which then counts as consumed).
     pub generated: u64,
-    /// Packets that ended here as they should: ARP, neighbour discovery and pings that needed no forwarding.
+    /// Packets that ended here as they should: ARP, neighbour discovery, pings of the gateway.
     pub consumed: u64,
     /// Packets given to another worker.
     pub handed_over: u64,

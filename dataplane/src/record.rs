@@ -8,6 +8,7 @@
 use crate::clock::Instant64;
 use crate::drop_reason::DropReason;
 use crate::packet::{Headers, PortId, WorkerId};
+use crate::parse::glimpse;
 use crate::policy::{Direction, Verdict};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -72,6 +73,16 @@ impl DropRecord {
         self.protocol = headers.protocol;
         self.source_port = headers.source_port;
         self.destination_port = headers.destination_port;
+        self
+    }
+
+    /// The same with what can be seen in a frame that the parser refused; `head` is its head frame.
+    #[must_use]
+    pub fn with_bytes(mut self, head: &[u8]) -> DropRecord {
+        if let Some((source, destination, protocol)) = glimpse(head) {
+            self.addresses = Some((source, destination));
+            self.protocol = protocol;
+        }
         self
     }
 }
