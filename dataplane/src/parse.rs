@@ -33,7 +33,11 @@ use etherparse::{
     EtherType, Ethernet2HeaderSlice, Icmpv4Slice, Icmpv6Slice, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice,
     Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, TcpHeaderSlice, UdpHeaderSlice, err,
 };
+use plain::Family;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+mod plain;
+pub use plain::plain;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +67,8 @@ pub struct Quoted {
 /// recommends; more than eight is somebody hiding something.
 const MAX_EXTENSIONS: usize = 8;
 
-/// Ethernet and plain IPv4 header together.
-const PLAIN_V4: usize = ETHERNET_LEN + 20;
 /// Ethernet and IPv6 header together.
-const PLAIN_V6: usize = ETHERNET_LEN + 40;
+const IPV6_END: usize = ETHERNET_LEN + 40;
 
 /// Reads a frame. `head` is its first buffer, `total_len` the length of all its buffers together (the same, for
 /// a packet of one buffer). Use the answer where it is: to copy its 64 bytes at once costs as much as parsing.
@@ -77,134 +79,21 @@ const PLAIN_V6: usize = ETHERNET_LEN + 40;
 pub fn parse(head: &[u8], total_len: usize) -> Result<Parsed, DropReason> {
     if let Some((link, _)) = head.split_first_chunk::<ETHERNET_LEN>() {
         // Written out per family, not through `plain`: so the headers are built in place and not copied.
-        match [link[12], link[13]] {
-            [0x08, 0x00] if (link[0] | link[6]) & 1 == 0 => {
-                if let Some(headers) = plain_v4(head, total_len) {
+        match plain::family(link) {
+            Some(Family::V4) => {
+                if let Some(headers) = plain::v4(head, total_len) {
                     return Ok(Parsed::Ip(headers));
                 }
             }
-            [0x86, 0xdd] if (link[0] | link[6]) & 1 == 0 => {
-                if let Some(headers) = plain_v6(head, total_len) {
+            Some(Family::V6) => {
+                if let Some(headers) = plain::v6(head, total_len) {
                     return Ok(Parsed::Ip(headers));
                 }
             }
-            _ => {}
+            None => {}
         }
     }
     general(head, total_len)
-}
-
-/// The fast path: the headers of a plain packet, or `None` if [`general`] has to look.
-#[inline]
-pub fn plain(head: &[u8], total_len: usize) -> Option<Headers> {
-    let (link, _) = head.split_first_chunk::<ETHERNET_LEN>()?;
-    if (link[0] | link[6]) & 1 != 0 {
-        return None; // multicast or broadcast
-    }
-    match [link[12], link[13]] {
-        [0x08, 0x00] => plain_v4(head, total_len),
-        [0x86, 0xdd] => plain_v6(head, total_len),
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn plain_v4(head: &[u8], total_len: usize) -> Option<Headers> {
-    let (front, rest) = head.split_first_chunk::<PLAIN_V4>()?;
-    let ip: &[u8; 20] = front.last_chunk::<20>()?;
-    // As words: each is loaded once, and the checks below are on registers.
-    let words = ip.as_chunks::<4>().0;
-    let &[version_length, fragment, ttl_protocol, source, destination] = words else { return None };
-    let words = [version_length, fragment, ttl_protocol, source, destination].map(u32::from_ne_bytes);
-    let [version_length, fragment, ttl_protocol, source, destination] = words.map(u32::to_be);
-    let length = version_length as usize & 0xffff;
-    // First bytes 0, 127 and from 224 on: unspecified, loopback, multicast and the like.
-    let usual = |address: u32| address.wrapping_sub(1 << 24) < 223 << 24 && address >> 24 != 127;
-    if version_length >> 24 != 0x45
-        || fragment & 0x3fff != 0
-        || !usual(source)
-        || !usual(destination)
-        || ETHERNET_LEN + length > total_len
-        || !v4_header_sum_is_right(words)
-    {
-        return None;
-    }
-    let [hop_limit, number, ..] = ttl_protocol.to_be_bytes();
-    let (source_port, destination_port, transport) = plain_transport(rest, number, length.checked_sub(20)?)?;
-    Some(Headers {
-        source: IpAddr::V4(Ipv4Addr::from_bits(source)),
-        destination: IpAddr::V4(Ipv4Addr::from_bits(destination)),
-        source_port,
-        destination_port,
-        protocol: number,
-        hop_limit,
-        transport_offset: PLAIN_V4 as u16,
-        packet_len: (ETHERNET_LEN + length) as u32,
-        transport,
-    })
-}
-
-#[inline(always)]
-fn plain_v6(head: &[u8], total_len: usize) -> Option<Headers> {
-    let (front, rest) = head.split_first_chunk::<PLAIN_V6>()?;
-    let ip: &[u8; 40] = front.last_chunk::<40>()?;
-    let length = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-    // First bytes 0 and 255: unspecified, loopback, IPv4-mapped, multicast.
-    let usual = |first: u8| first.wrapping_add(1) > 1;
-    if ip[0] >> 4 != 6 || !usual(ip[8]) || !usual(ip[24]) || PLAIN_V6 + length > total_len {
-        return None;
-    }
-    let (source_port, destination_port, transport) = plain_transport(rest, ip[6], length)?;
-    let source: [u8; 16] = array(ip, 8)?;
-    let destination: [u8; 16] = array(ip, 24)?;
-    Some(Headers {
-        source: IpAddr::V6(Ipv6Addr::from(source)),
-        destination: IpAddr::V6(Ipv6Addr::from(destination)),
-        source_port,
-        destination_port,
-        protocol: ip[6],
-        hop_limit: ip[7],
-        transport_offset: PLAIN_V6 as u16,
-        packet_len: (PLAIN_V6 + length) as u32,
-        transport,
-    })
-}
-
-/// Ports and flags of TCP or UDP, from the bytes of `length` that the head frame has.
-#[inline(always)]
-fn plain_transport(rest: &[u8], number: u8, length: usize) -> Option<(u16, u16, Transport)> {
-    let transport = match number {
-        protocol::TCP => {
-            let tcp = rest.first_chunk::<20>()?;
-            let header_len = usize::from(tcp[12] >> 4) * 4;
-            if header_len < 20 || header_len > length.min(rest.len()) {
-                return None;
-            }
-            Transport::Tcp(TcpFlags(tcp[13]))
-        }
-        protocol::UDP => {
-            let udp = rest.first_chunk::<8>()?;
-            let udp_len = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
-            if udp_len < 8 || udp_len > length {
-                return None;
-            }
-            Transport::Udp
-        }
-        _ => return None,
-    };
-    let ports = rest.first_chunk::<4>()?;
-    Some((u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]]), transport))
-}
-
-/// Does the ones' complement sum of a header's words come out as all ones?
-#[inline(always)]
-fn v4_header_sum_is_right(words: [u32; 5]) -> bool {
-    // Any byte order does: ones' complement sums commute with swapping (RFC 1071, 2(B)).
-    let sum: u64 = words.iter().map(|word| u64::from(*word)).sum();
-    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
-    let sum = sum + u32::from(carry); // no overflow: after a carry the sum is small
-    // Both halves added, with their carry, end in the upper half.
-    sum.wrapping_add(sum.rotate_left(16)) >> 16 == 0xffff
 }
 
 /// The reference: reads any frame, with etherparse. Same arguments and answers as [`parse`].
@@ -357,7 +246,7 @@ fn ipv6(frame: &Frame<'_>, link_destination: [u8; 6]) -> Result<Parsed, DropReas
     if length == 0 && next == HOP_BY_HOP {
         return Err(DropReason::Ipv6Length); // a jumbogram, whose length is in an option
     }
-    let packet_len = PLAIN_V6 + length;
+    let packet_len = IPV6_END + length;
     if packet_len > frame.total_len {
         return Err(DropReason::Truncated);
     }
@@ -370,7 +259,7 @@ fn ipv6(frame: &Frame<'_>, link_destination: [u8; 6]) -> Result<Parsed, DropReas
             Some(133) => return Err(DropReason::RouterSolicitation),
             Some(134) => return Err(DropReason::RouterAdvertisement),
             // Neighbour discovery with an extension header is nobody's: the answering code expects none.
-            Some(135 | 136) if transport_offset == PLAIN_V6 => return Ok(Parsed::NeighborDiscovery),
+            Some(135 | 136) if transport_offset == IPV6_END => return Ok(Parsed::NeighborDiscovery),
             Some(135 | 136) => return Err(DropReason::NdInvalid),
             Some(137) => return Err(DropReason::IcmpRedirect),
             _ => {}
@@ -407,7 +296,7 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 /// Walks the extension headers that start with number `next`; the transport header's number and offset.
 fn extensions(frame: &Frame<'_>, mut next: u8, packet_len: usize) -> Result<(u8, usize), DropReason> {
-    let mut offset = PLAIN_V6;
+    let mut offset = IPV6_END;
     for position in 0..=MAX_EXTENSIONS {
         match next {
             // Allowed directly after the IPv6 header only (RFC 8200, 4.1).

@@ -343,7 +343,22 @@ fn icmp_errors_lead_to_what_they_quote() {
         let frame = udp(six, b"");
         assert_eq!(quoted(&frame, &headers(&frame)), None);
     }
+    // Behind extension headers, a first fragment too.
+    let reversed = |extensions: &[(u8, &[u8])]| {
+        let mut frame = udp_behind(extensions);
+        let (front, back) = frame.split_at_mut(38);
+        front[22..].swap_with_slice(&mut back[..16]);
+        time_exceeded_about(true, &frame)
+    };
+    let pad: &[u8] = &[0, 1, 4, 0, 0, 0, 0];
+    for extensions in [&[(0, pad), (60, pad)][..], &[(60, pad), (44, &[0, 0, 1, 0, 0, 0, 9])]] {
+        let error = reversed(extensions);
+        let about = quoted(&error, &headers(&error)).unwrap();
+        assert_eq!((about.protocol, about.flow_ports), (17, (4000, 53)));
+    }
+    assert_eq!(dropped(&reversed(&[(60, pad); MAX_EXTENSIONS + 1])), DropReason::IcmpQuote);
     // About a later fragment, which has no ports.
+    assert_eq!(dropped(&reversed(&[(44, &[0, 0, 8, 0, 0, 0, 9])])), DropReason::IcmpQuote);
     let mut fragment = reverse_udp(false);
     fragment[20..22].copy_from_slice(&[0, 5]);
     assert_eq!(dropped(&time_exceeded_about(false, &fragment)), DropReason::IcmpQuote);
