@@ -21,7 +21,7 @@
 
 use crate::packet::{ChecksumState, ETHERNET_LEN, Headers, Transport};
 use crate::wire::{array, put, u16_at};
-use af_xdp::{FrameChain, Region};
+use af_xdp::{FrameChain, Region, TxChecksum};
 use std::net::IpAddr;
 
 /// Where the SCTP checksum is, from the start of the SCTP header.
@@ -142,14 +142,16 @@ fn pseudo_sum(head: &[u8], headers: &Headers, length: u32) -> Option<u16> {
     Some(u16::from_be(fold(sum)))
 }
 
-/// What to ask of an egress device that can complete a partial checksum: the offset in the packet from which to
-/// sum, and the field's offset from there. `None` if no device can: then [`complete`] has to.
-pub fn offload(headers: &Headers) -> Option<(u16, u16)> {
-    match headers.transport {
-        Transport::Tcp(_) => Some((headers.transport_offset, 16)),
-        Transport::Udp => Some((headers.transport_offset, 6)),
-        _ => None,
-    }
+/// What to ask of an egress device for a [`ChecksumState::Partial`] packet. `None` if no device can complete it
+/// (SCTP): then [`complete`] has to.
+#[inline]
+pub fn offload(headers: &Headers) -> Option<TxChecksum> {
+    let offset = match headers.transport {
+        Transport::Tcp(_) => 16,
+        Transport::Udp => 6,
+        _ => return None,
+    };
+    Some(TxChecksum { start: headers.transport_offset, offset })
 }
 
 /// Completes a partial checksum in software, over all buffers of the packet. Call it for

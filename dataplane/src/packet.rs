@@ -267,6 +267,21 @@ pub struct Packet {
     pub generation: u64,
 }
 
+impl Packet {
+    /// Cuts off the padding behind the packet (short Ethernet frames are filled up). A device that completes a
+    /// checksum sums to the end of the frame, so padding that is not zero would spoil it. A packet of several
+    /// buffers has none and stays as it is.
+    #[inline]
+    pub fn trim_padding(&mut self) {
+        let packet_len = self.headers.packet_len as usize;
+        let (offset, len) = (self.frames.head().offset(), self.frames.head().len());
+        if self.frames.count() == 1 && packet_len < len {
+            // Never refused: a window that gets shorter stays in its chunk.
+            let _ = self.frames.set_head_window(offset, packet_len);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,5 +323,22 @@ mod tests {
         assert_eq!(reply.flow_ports(), (b, a));
         assert_ne!(request.flow_ports(), (b, a), "a request the other way is a connection of its own");
         assert_eq!((request.role(), reply.role()), (Role::Request, Role::Reply));
+    }
+
+    #[test]
+    fn padding_is_cut_off() {
+        let mut pool = af_xdp::Region::new(4).unwrap().1.pool(4);
+        for (length, expected) in [(100, 60), (60, 60), (5000, 5000)] {
+            let mut packet = Packet {
+                frames: pool.copy_in(&vec![7; length]).unwrap(),
+                headers: headers(17, Transport::Udp),
+                checksum: ChecksumState::Complete,
+                ingress: PortId(1),
+                generation: 1,
+            };
+            packet.trim_padding();
+            assert_eq!(packet.frames.total_len(), expected);
+            pool.put_chain(packet.frames);
+        }
     }
 }
