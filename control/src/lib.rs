@@ -5,8 +5,13 @@
 //! what is in force. Nothing here runs on a worker's thread; the data plane never calls back into this crate. If
 //! that broke, a slow disk could stop packets.
 
+pub mod admin;
 pub mod cli;
 pub mod compiler;
 pub mod explain;
+pub mod gateway;
 pub mod lab;
 pub mod netlink;
+pub mod ports;
+pub mod status;
+pub mod telemetry;

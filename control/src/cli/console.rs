@@ -82,6 +82,19 @@ impl Console {
         writeln!(self.out, "{text}")
     }
 
+    /// Text of whole lines, as it is.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn text(&mut self, lines: &str) -> io::Result<()> {
+        self.out.write_all(lines.as_bytes())
+    }
+
+    /// Standard output itself.
+    pub fn writer(&mut self) -> &mut (dyn Write + Send) {
+        &mut *self.out
+    }
+
     /// One JSON value on one line.
     ///
     /// # Errors

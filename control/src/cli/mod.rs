@@ -6,6 +6,7 @@
 
 mod args;
 mod console;
+mod remote;
 
 use std::io;
 use std::process::ExitCode;
@@ -49,6 +50,9 @@ pub fn main() -> ExitCode {
 /// Whatever kept it from being carried out: exit code 2.
 pub fn dispatch(command: &Command, console: &mut Console) -> anyhow::Result<Outcome> {
     match command {
+        Command::Status(args) => remote::status(args, console),
+        Command::Drops(args) => remote::drops(args, console),
+        Command::Port(command) => remote::port(command, console),
         Command::Lab(command) => crate::lab::run(command, console),
         _ => anyhow::bail!("not in this build"),
     }

@@ -1,0 +1,253 @@
+//! `/metrics`: names, help texts, and how they get their values.
+//!
+//! Nothing on the packet path knows of metrics: workers count in their arrays, and those are copied here when somebody
+//! scrapes, into a registry that lives for that scrape alone. So a removed port or a deleted policy leaves no series
+//! behind. Only what has a history of its own (the compile times) is kept. Names carry the prefix `podgate_`, base
+//! units, and `_total` on counters; dashboards rely on them.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+use podgate_dataplane::counters::Snapshot;
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::packet::PortKind;
+
+use crate::status::{PortState, Status};
+
+/// Buckets for compiling, in seconds: from a handful of policies to far beyond the largest cluster.
+const COMPILE_SECONDS: [f64; 12] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+
+/// What is kept between scrapes.
+pub struct Metrics {
+    history: PrometheusRecorder,
+}
+
+impl Metrics {
+    /// Nothing has happened yet.
+    ///
+    /// # Errors
+    /// Never with the buckets above; the library cannot know that.
+    pub fn new() -> Result<Self, BuildError> {
+        let history = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full("podgate_compile_seconds".to_owned()), &COMPILE_SECONDS)?
+            .build_recorder();
+        metrics::with_local_recorder(&history, || {
+            describe_histogram!("podgate_compile_seconds", Unit::Seconds, "Time to compile a snapshot");
+        });
+        Ok(Self { history })
+    }
+
+    /// A snapshot was compiled.
+    pub fn compiled(&self, took: Duration) {
+        metrics::with_local_recorder(&self.history, || {
+            histogram!("podgate_compile_seconds").record(took.as_secs_f64());
+        });
+    }
+
+    /// Everything in Prometheus' text form, with these values.
+    #[must_use]
+    pub fn render(&self, status: &Status, workers: &[WorkerCounts], sockets: &[SocketCounts]) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            set_status(status);
+            set_workers(workers);
+            set_sockets(sockets);
+        });
+        // The histogram's samples wait in a buffer until then.
+        let history = self.history.handle();
+        history.run_upkeep();
+        recorder.handle().render() + &history.render()
+    }
+}
+
+/// What one worker counted.
+#[derive(Debug, Clone)]
+pub struct WorkerCounts {
+    /// Its number.
+    pub worker: u8,
+    /// Its counters.
+    pub counters: Snapshot,
+    /// Drop records that did not fit.
+    pub lost_records: u64,
+}
+
+/// What the kernel counted for one socket (`struct xdp_statistics`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketCounts {
+    /// Its interface.
+    pub interface: String,
+    /// Its queue.
+    pub queue: u32,
+    /// Name of the counter, and its value.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+fn describe() {
+    describe_gauge!("podgate_build_info", "Always 1; the label says which version runs");
+    describe_gauge!("podgate_ready", "1 if packets are judged by policy");
+    describe_gauge!("podgate_generation_published", "Number of the snapshot handed to the workers last");
+    describe_gauge!("podgate_generation_in_force", "Number of the oldest snapshot still judged by");
+    describe_gauge!("podgate_retired_snapshots", "Replaced snapshots that a worker has not let go of");
+    describe_counter!("podgate_publish_failures_total", "Snapshots that could not be compiled or published");
+    describe_gauge!("podgate_table_bytes", Unit::Bytes, "Size of the policy tables in force");
+    describe_gauge!("podgate_objects", "Objects known, by kind");
+    describe_gauge!("podgate_source_synced", "1 if the source was once without error");
+    describe_gauge!("podgate_source_errors", "What is wrong with the source now");
+    describe_gauge!(
+        "podgate_source_bad_files",
+        "Files that are bad now, with their last good state in force"
+    );
+    describe_gauge!("podgate_ports", "Ports by kind and state");
+    describe_counter!(
+        "podgate_received_packets_total",
+        "Packets received, by worker and kind of ingress port"
+    );
+    describe_counter!("podgate_received_bytes_total", Unit::Bytes, "Bytes received");
+    describe_counter!("podgate_sent_packets_total", "Packets sent, by worker and kind of egress port");
+    describe_counter!("podgate_sent_bytes_total", Unit::Bytes, "Bytes sent");
+    describe_counter!(
+        "podgate_dropped_packets_total",
+        "Packets dropped, by reason, direction and kind of ingress port"
+    );
+    describe_counter!("podgate_generated_packets_total", "Packets that the gateway made itself");
+    describe_counter!(
+        "podgate_consumed_packets_total",
+        "ARP, neighbour discovery and pings that ended at the gateway"
+    );
+    describe_counter!("podgate_handed_over_packets_total", "Packets given to another worker");
+    describe_counter!("podgate_taken_over_packets_total", "Packets got from another worker");
+    describe_gauge!("podgate_held_packets", "Packets that wait inside a worker");
+    describe_counter!(
+        "podgate_lost_drop_records_total",
+        "Drop records that did not fit into a worker's ring"
+    );
+    describe_gauge!("podgate_flows", "Connections in a worker's flow table");
+    describe_gauge!("podgate_flow_capacity", "Connections that a worker's flow table holds at most");
+    describe_counter!(
+        "podgate_policy_connections_total",
+        "New connections decided, by policy, direction and verdict"
+    );
+    for (name, help) in SOCKET_COUNTERS {
+        describe_counter!(*name, *help);
+    }
+}
+
+/// The kernel's counters for AF_XDP sockets: metric name and help.
+pub const SOCKET_COUNTERS: &[(&str, &str)] = &[
+    ("podgate_xdp_rx_dropped_total", "Packets the kernel dropped before the socket, for want of frames too"),
+    ("podgate_xdp_rx_invalid_descriptors_total", "Fill entries that the kernel refused"),
+    ("podgate_xdp_tx_invalid_descriptors_total", "Transmit entries that the kernel refused"),
+    ("podgate_xdp_rx_ring_full_total", "Packets dropped because the receive ring was full"),
+    ("podgate_xdp_rx_fill_ring_empty_total", "Packets that found no free frame; part of rx_dropped"),
+    ("podgate_xdp_tx_ring_empty_total", "Transmit calls that found nothing to send"),
+];
+
+fn set_status(status: &Status) {
+    gauge!("podgate_build_info", "version" => status.version.clone()).set(1.0);
+    gauge!("podgate_ready").set(f64::from(u8::from(status.ready)));
+    gauge!("podgate_generation_published").set(status.generation_published as f64);
+    gauge!("podgate_generation_in_force").set(status.generation_in_force as f64);
+    gauge!("podgate_retired_snapshots").set(status.policy.retired_snapshots as f64);
+    counter!("podgate_publish_failures_total").absolute(status.policy.failed_publishes);
+    gauge!("podgate_table_bytes").set(status.policy.table_bytes as f64);
+    for (kind, count) in [
+        ("Namespace", status.policy.namespaces),
+        ("Pod", status.policy.pods),
+        ("NetworkPolicy", status.policy.policies),
+    ] {
+        gauge!("podgate_objects", "kind" => kind).set(count as f64);
+    }
+    for source in &status.sources {
+        let kind = source.kind.clone();
+        gauge!("podgate_source_synced", "source" => kind.clone()).set(f64::from(u8::from(source.synced)));
+        gauge!("podgate_source_errors", "source" => kind.clone()).set(source.errors.len() as f64);
+        gauge!("podgate_source_bad_files", "source" => kind).set(source.bad_files as f64);
+    }
+    for kind in PortKind::ALL {
+        for (state, label) in
+            [(PortState::Up, "up"), (PortState::Closed, "closed"), (PortState::Down, "down")]
+        {
+            let count = status.ports.iter().filter(|p| p.kind == kind.name() && p.state == state).count();
+            gauge!("podgate_ports", "kind" => kind.name(), "state" => label).set(count as f64);
+        }
+    }
+    for worker in &status.workers {
+        let number = worker.worker.to_string();
+        gauge!("podgate_flows", "worker" => number.clone()).set(worker.flows as f64);
+        gauge!("podgate_flow_capacity", "worker" => number).set(worker.flow_capacity as f64);
+    }
+    for hits in &status.policies {
+        for (verdict, count) in [("allow", hits.allowed), ("deny", hits.denied)] {
+            counter!(
+                "podgate_policy_connections_total",
+                "policy" => hits.policy.clone(),
+                "direction" => hits.direction.clone(),
+                "verdict" => verdict
+            )
+            .absolute(count);
+        }
+    }
+}
+
+fn set_workers(workers: &[WorkerCounts]) {
+    let mut total = Snapshot::default();
+    for WorkerCounts { worker, counters, lost_records } in workers {
+        total.add(counters);
+        let worker = worker.to_string();
+        let counts = &counters.counts;
+        for kind in PortKind::ALL {
+            for (name, by_kind) in [
+                ("podgate_received_packets_total", &counts.rx_packets),
+                ("podgate_received_bytes_total", &counts.rx_bytes),
+                ("podgate_sent_packets_total", &counts.tx_packets),
+                ("podgate_sent_bytes_total", &counts.tx_bytes),
+            ] {
+                let value = by_kind.get(kind.index()).copied().unwrap_or_default();
+                counter!(name, "worker" => worker.clone(), "port_kind" => kind.name()).absolute(value);
+            }
+        }
+        for (name, value) in [
+            ("podgate_generated_packets_total", counts.generated),
+            ("podgate_consumed_packets_total", counts.consumed),
+            ("podgate_handed_over_packets_total", counts.handed_over),
+            ("podgate_taken_over_packets_total", counts.taken_over),
+            ("podgate_lost_drop_records_total", *lost_records),
+        ] {
+            counter!(name, "worker" => worker.clone()).absolute(value);
+        }
+        gauge!("podgate_held_packets", "worker" => worker).set(counters.held as f64);
+    }
+    for reason in DropReason::ALL {
+        for kind in PortKind::ALL {
+            let value = total.counts.drops(*reason).get(kind.index()).copied().unwrap_or_default();
+            counter!(
+                "podgate_dropped_packets_total",
+                "reason" => reason.name(),
+                "direction" => direction(*reason, kind),
+                "port_kind" => kind.name()
+            )
+            .absolute(value);
+        }
+    }
+}
+
+/// Which way a dropped packet went, seen from the pod: what policy says where it decided, otherwise where it came from.
+fn direction(reason: DropReason, ingress_port: PortKind) -> &'static str {
+    match (reason, ingress_port) {
+        (DropReason::PolicyIngress, _) => "ingress",
+        (DropReason::PolicyEgress, _) | (_, PortKind::Pod) => "egress",
+        (_, PortKind::Host | PortKind::Uplink) => "ingress",
+    }
+}
+
+fn set_sockets(sockets: &[SocketCounts]) {
+    for socket in sockets {
+        for (name, value) in &socket.counters {
+            counter!(*name, "interface" => socket.interface.clone(), "queue" => socket.queue.to_string())
+                .absolute(*value);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The endpoints, asked over a real connection, with a loop that answers what the test wants.
+
+use std::sync::Arc;
+
+use podgate_dataplane::counters::{Snapshot, TurnCounts};
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::packet::PortKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+
+use super::http;
+use super::metrics::{Metrics, SocketCounts, WorkerCounts};
+use crate::gateway::handle::{Ask, DropFeed, GatewayHandle, InForce};
+use crate::status::{PolicyHits, Problem, SourceStatus, Status};
+
+fn status(ready: bool) -> Status {
+    Status {
+        version: "0.0.0".into(),
+        pid: 1,
+        uptime_seconds: 1,
+        node: None,
+        synced: ready,
+        ready,
+        generation_published: 3,
+        generation_in_force: 2,
+        problems: vec![Problem { error: true, subject: "source".into(), message: "p.yaml:1: bad".into() }],
+        sources: vec![SourceStatus {
+            kind: "manifests".into(),
+            paths: vec!["p.yaml".into()],
+            synced: ready,
+            files: 1,
+            bad_files: 1,
+            changed_seconds_ago: 0,
+            errors: vec!["p.yaml:1: bad".into()],
+            warnings: Vec::new(),
+            skipped: Default::default(),
+        }],
+        policy: Default::default(),
+        ports: Vec::new(),
+        workers: Vec::new(),
+        drops: Default::default(),
+        policies: vec![PolicyHits {
+            policy: "shop/deny".into(),
+            direction: "ingress".into(),
+            allowed: 0,
+            denied: 7,
+        }],
+    }
+}
+
+/// A gateway whose loop knows only this; it ends with the test's runtime.
+fn gateway(status: Status) -> GatewayHandle {
+    let (asks, mut receiver) = mpsc::channel(8);
+    let (_, in_force) = watch::channel(InForce::Closed);
+    tokio::spawn(async move {
+        while let Some(ask) = receiver.recv().await {
+            match ask {
+                Ask::Status(reply) => drop(reply.send(status.clone())),
+                Ask::Metrics(reply) => drop(reply.send("podgate_up 1\n".to_owned())),
+                Ask::PortAdd(..) | Ask::PortRemove(..) => {}
+            }
+        }
+    });
+    GatewayHandle::new(asks, in_force, Arc::new(DropFeed::default()))
+}
+
+async fn get(gateway: GatewayHandle, path: &str) -> (u16, String) {
+    let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(http::serve(listener, gateway));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn readiness_says_what_is_missing() {
+    let (code, body) = get(gateway(status(false)), "/readyz").await;
+    assert_eq!(code, 503);
+    assert!(body.contains("[-]source manifests"), "{body}");
+    let (code, body) = get(gateway(status(true)), "/readyz").await;
+    assert_eq!((code, body.as_str()), (200, "ready\n"));
+    let (code, body) = get(gateway(status(true)), "/readyz?verbose").await;
+    assert_eq!(code, 200);
+    assert!(body.contains("[+]source manifests") && body.contains("[!]source: p.yaml:1: bad"), "{body}");
+}
+
+#[tokio::test]
+async fn live_is_who_answers() {
+    assert_eq!(get(gateway(status(false)), "/livez").await.0, 200);
+    assert_eq!(get(gateway(status(false)), "/healthz").await.0, 200);
+    assert_eq!(get(gateway(status(false)), "/metrics").await, (200, "podgate_up 1\n".to_owned()));
+    assert_eq!(get(gateway(status(false)), "/nothing").await.0, 404);
+    let (asks, receiver) = mpsc::channel(8);
+    drop(receiver);
+    let dead = GatewayHandle::new(asks, watch::channel(InForce::Closed).1, Arc::default());
+    assert_eq!(get(dead, "/livez").await.0, 503);
+}
+
+#[test]
+fn the_exposition_holds_every_counter_and_no_leftovers() {
+    let metrics = Metrics::new().unwrap();
+    metrics.compiled(std::time::Duration::from_millis(3));
+    let worker = podgate_dataplane::counters::WorkerCounters::new();
+    let mut turn = TurnCounts::new();
+    turn.received(PortKind::Pod, 60);
+    turn.dropped(DropReason::PolicyEgress, PortKind::Pod);
+    worker.flush(&mut turn, 0);
+    let workers = [WorkerCounts { worker: 0, counters: worker.snapshot(), lost_records: 2 }];
+    let sockets = [SocketCounts {
+        interface: "veth0".into(),
+        queue: 0,
+        counters: vec![("podgate_xdp_rx_dropped_total", 5)],
+    }];
+    let text = metrics.render(&status(true), &workers, &sockets);
+    for line in [
+        "podgate_received_packets_total{worker=\"0\",port_kind=\"pod\"} 1",
+        "podgate_dropped_packets_total{reason=\"policy_egress\",direction=\"egress\",port_kind=\"pod\"} 1",
+        "podgate_dropped_packets_total{reason=\"spoofed_source\",direction=\"ingress\",port_kind=\"host\"} 0",
+        "podgate_policy_connections_total{policy=\"shop/deny\",direction=\"ingress\",verdict=\"deny\"} 7",
+        "podgate_xdp_rx_dropped_total{interface=\"veth0\",queue=\"0\"} 5",
+        "podgate_lost_drop_records_total{worker=\"0\"} 2",
+        "podgate_generation_in_force 2",
+        "podgate_source_bad_files{source=\"manifests\"} 1",
+        "podgate_compile_seconds_count 1",
+        "podgate_compile_seconds_bucket{le=\"0.005\"} 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+    let again = metrics.render(&status(true), &[], &[]);
+    assert!(!again.contains("veth0"), "a port that is gone leaves nothing behind");
+    assert!(!Snapshot::default().counts.drops(DropReason::PolicyEgress).iter().any(|n| *n > 0));
+}
