@@ -95,3 +95,19 @@ pub use queues::{Abilities, Faults, Queues, Refusal, Refused, TxChecksum};
 pub use region::{CHUNK_ROOM, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, Region};
 pub use socket::{Kick, Socket, SocketConfig, Statistics, open_all};
 pub use umem::Umem;
+
+/// What moves between threads: sockets and pools to their worker, frames in chains.
+const _: () = {
+    const fn send<T: Send>() {}
+    const fn sync<T: Sync>() {}
+    send::<Socket>();
+    send::<FramePool>();
+    send::<FrameChain>();
+    send::<twin::Wire>();
+    send::<Attachment>();
+    sync::<Attachment>();
+    send::<Umem>();
+    sync::<Umem>();
+    send::<Region>();
+    sync::<Region>();
+};

@@ -1,11 +1,11 @@
 //! The kernel's side of a socket, in memory: receive, transmit and all bookkeeping run in a test without a socket.
 //!
 //! [`pair`] gives [`Queues`] as a socket has them, and a [`Wire`] that holds the other ends. What is put on the wire is
-//! received, what is transmitted can be taken off it. It splits packets over chunks as the kernel does, and it can lie, for
-//! tests of what happens then.
+//! received, what is transmitted can be taken off it. It splits packets over chunks as the kernel does.
 //!
 //! The wire never makes a second owner of a chunk either: it claims a chunk from the socket's name to its own, by
-//! compare-exchange in the chunk's record, for as long as it copies.
+//! compare-exchange in the chunk's record, for as long as it copies. (This crate's own tests let it lie about addresses, on
+//! one thread. It must not do so beside a receiving thread, which checks the record without compare-exchange.)
 
 use std::sync::atomic::Ordering;
 
@@ -140,14 +140,16 @@ impl Wire {
     }
 
     /// Says that a packet has arrived where the caller claims, true or not.
-    pub fn lie_received(&mut self, descriptor: Descriptor) -> bool {
+    #[cfg(test)]
+    pub(crate) fn lie_received(&mut self, descriptor: Descriptor) -> bool {
         let written = self.receive.write(descriptor);
         self.receive.publish();
         written
     }
 
     /// Says that a frame was transmitted, true or not.
-    pub fn lie_completed(&mut self, address: u64) -> bool {
+    #[cfg(test)]
+    pub(crate) fn lie_completed(&mut self, address: u64) -> bool {
         let written = self.completion.write(address);
         self.completion.publish();
         written

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use af_xdp::{Error, Interface, Kick, Region, Socket, SocketConfig, Umem};
@@ -60,6 +61,34 @@ fn an_empty_fill_ring_is_counted_and_refilled() {
         assert!(statistics.rx_fill_ring_empty > 0 && statistics.rx_dropped >= statistics.rx_fill_ring_empty);
         packets.into_iter().for_each(|packet| gateway.pool.put_chain(packet));
         assert_eq!(port.sockets[0].refill(&mut gateway.pool), 32);
+        gateway.settle([port]);
+    });
+}
+
+/// A worker with nothing to do may sleep in poll: it is woken by a packet.
+#[test]
+fn poll_returns_when_a_packet_waits() {
+    in_gateway(1, Veth::default(), |lab| {
+        let mut gateway = Gateway::new(1024);
+        let mut port = gateway.port("p0", &SMALL, None);
+        let fd = port.sockets[0].as_fd().as_raw_fd();
+        let poll = |milliseconds| {
+            let mut polled = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            // SAFETY: one entry, which outlives the call.
+            let count = unsafe { libc::poll(&raw mut polled, 1, milliseconds) };
+            (count, polled.revents)
+        };
+        port.sockets[0].receive(1000, |packet| gateway.pool.put_chain(packet));
+        assert_eq!(poll(0), (0, 0));
+        let pod = lab.pod(0);
+        let sender = within(&pod, || {
+            std::thread::sleep(Duration::from_millis(50));
+            // Nobody answers the ARP request; it is the packet.
+            let _ = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", "10.99.0.9:9");
+        });
+        assert_eq!(poll(5000), (1, libc::POLLIN));
+        assert!(port.sockets[0].receive(1000, |packet| gateway.pool.put_chain(packet)) > 0);
+        sender.join().unwrap();
         gateway.settle([port]);
     });
 }
