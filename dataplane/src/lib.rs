@@ -23,13 +23,16 @@ pub mod checksum;
 pub mod clock;
 pub mod counters;
 pub mod drop_reason;
+pub mod flow;
 pub mod icmp;
 pub mod neighbor;
 pub mod packet;
 pub mod parse;
 pub mod policy;
+pub mod port;
 pub mod record;
 pub mod rewrite;
+pub mod snapshot;
 #[cfg(test)]
 mod test_frames;
 mod wire;
