@@ -4,13 +4,13 @@
 //! about it is resolved except the named *ingress* ports, which depend on the selected pod. An interval of a
 //! program is then a set of clauses, and that set is also the answer to "who decided".
 
-use podgate_config::model::policy::{NetworkPolicy, Peer, Rule};
+use podgate_config::model::policy::Rule;
 use podgate_config::model::port::{PortMatch, Protocol};
 use podgate_dataplane::policy::{Direction, KEY_END, protocol_class};
 
 use super::lists::{Lists, number};
-use super::survey::{Survey, rules};
-use super::terms::{Selection, Terms};
+use super::survey::{Selection, Survey, rules};
+use super::terms::Terms;
 use std::ops::Range;
 
 /// Where a clause comes from.
@@ -61,13 +61,15 @@ pub(super) struct Clauses {
 impl Clauses {
     pub(super) fn new<'a>(survey: &Survey<'a>, terms: &mut Terms<'a, '_>) -> Self {
         let mut all = Self::default();
-        for (policy_number, &policy) in (0u32..).zip(&survey.policies) {
+        // The survey went over the rules in the same order.
+        let mut peers = survey.peers.iter();
+        for (policy_number, surveyed) in (0u32..).zip(&survey.policies) {
             let mut ranges = [0..0, 0..0];
             for (range, direction) in ranges.iter_mut().zip([Direction::Ingress, Direction::Egress]) {
                 let start = number(all.clauses.len());
-                for (rule_number, rule) in (0u32..).zip(rules(policy, direction).unwrap_or(&[])) {
+                for (rule_number, rule) in (0u32..).zip(rules(surveyed.policy, direction).unwrap_or(&[])) {
                     let clause = Clause { policy: policy_number, direction, rule: rule_number };
-                    all.add_rule(survey, terms, clause, policy, rule);
+                    all.add_rule(survey, terms, clause, rule, peers.next().unwrap_or(&[]));
                 }
                 *range = start..number(all.clauses.len());
             }
@@ -101,8 +103,8 @@ impl Clauses {
         survey: &Survey<'a>,
         terms: &mut Terms<'a, '_>,
         clause: Clause,
-        policy: &'a NetworkPolicy,
         rule: &'a Rule,
+        selections: &[Selection],
     ) {
         let mut keys = Vec::with_capacity(rule.ports.len());
         let mut egress_names = Vec::new();
@@ -129,32 +131,25 @@ impl Clauses {
             }
         }
         if !keys.is_empty() {
-            let peers: Vec<ClausePeer> = if rule.peers.is_empty() {
-                vec![(None, Matcher::Everybody)]
-            } else {
-                let matcher = |peer| match selection(survey, policy, peer) {
-                    Selection::InBlock(block) => Matcher::Block(block),
-                    selection => Matcher::Term(terms.whole(selection)),
-                };
-                (0u32..).map(Some).zip(rule.peers.iter().map(matcher)).collect()
-            };
-            self.add(clause, keys, peers);
+            let everybody = selections.is_empty().then_some((None, Matcher::Everybody));
+            let peers = (0u32..).map(Some).zip(selections.iter().map(|&selection| match selection {
+                Selection::InBlock(block) => Matcher::Block(block),
+                pods => Matcher::Term(terms.whole(pods)),
+            }));
+            self.add(clause, keys, everybody.into_iter().chain(peers));
         }
         for (class, name) in egress_names {
-            self.add_named(survey, terms, clause, policy, rule, class, name);
+            self.add_named(terms, clause, selections, class, name);
         }
     }
 
     /// One clause per number that a named egress port has among the rule's peers. The name is looked up on each
     /// destination pod, so outside addresses never match, ipBlock or no peers at all notwithstanding.
-    #[expect(clippy::too_many_arguments, reason = "the rule's whole context")]
-    fn add_named<'a>(
+    fn add_named(
         &mut self,
-        survey: &Survey<'a>,
-        terms: &mut Terms<'a, '_>,
+        terms: &mut Terms<'_, '_>,
         clause: Clause,
-        policy: &'a NetworkPolicy,
-        rule: &'a Rule,
+        selections: &[Selection],
         class: u32,
         name: u32,
     ) {
@@ -163,11 +158,11 @@ impl Clauses {
             let resolved = terms.resolved(selection, name).into_iter();
             found.extend(resolved.map(|(port, term)| (port, (peer, Matcher::Term(term)))));
         };
-        if rule.peers.is_empty() {
+        if selections.is_empty() {
             resolve(None, Selection::AnyPod);
         }
-        for (peer_number, peer) in (0u32..).zip(&rule.peers) {
-            resolve(Some(peer_number), selection(survey, policy, peer));
+        for (peer, &selection) in (0u32..).zip(selections) {
+            resolve(Some(peer), selection);
         }
         // Stable: the peers of one number keep the manifest's order.
         found.sort_by_key(|&(port, _)| port);
@@ -176,21 +171,5 @@ impl Clauses {
             let key = class + u32::from(port);
             self.add(clause, [Keys::Span(key..key + 1)], same_number.iter().map(|&(_, peer)| peer));
         }
-    }
-}
-
-/// The pods that a peer means; [`Selection::InBlock`] for an ipBlock.
-fn selection<'a>(survey: &Survey<'a>, policy: &'a NetworkPolicy, peer: &'a Peer) -> Selection {
-    match peer {
-        // "... the pods matching podSelector in the policy's own namespace".
-        Peer::Pods { namespaces: None, pods } => Selection::Own {
-            namespace: survey.namespace(&policy.name.namespace),
-            pods: survey.pod_selectors.number(pods),
-        },
-        Peer::Pods { namespaces: Some(namespaces), pods } => Selection::Across {
-            namespaces: survey.namespace_selectors.number(namespaces),
-            pods: survey.pod_selectors.number(pods),
-        },
-        Peer::IpBlock(block) => Selection::InBlock(survey.block(block)),
     }
 }

@@ -98,7 +98,7 @@ impl<'a, 's> Composer<'a, 's> {
     ) -> Result<u32, CompileError> {
         let policies = &self.survey.policies;
         let isolates = |policy: &u32| {
-            policies.get(*policy as usize).is_some_and(|policy| rules(policy, direction).is_some())
+            policies.get(*policy as usize).is_some_and(|found| rules(found.policy, direction).is_some())
         };
         let mut isolating = std::mem::take(&mut self.scratch.isolating);
         isolating.clear();

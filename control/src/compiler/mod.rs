@@ -164,10 +164,9 @@ pub fn compile(cluster: &Cluster, scope: Scope<'_>, limits: &Limits) -> Result<C
 /// For each class, the policies that select it, ascending. "A policy selects pods of its own namespace."
 fn selecting_policies(survey: &Survey<'_>, classes: &Classes) -> Lists<u32> {
     let mut subjects = Lists::default();
-    for policy in &survey.policies {
-        let selector = survey.pod_selectors.number(&policy.pods);
-        let runs = classes.runs_of(&[survey.namespace(&policy.name.namespace)]);
-        subjects.push(classes.index.select(&survey.pod_selectors, selector, &runs));
+    for surveyed in &survey.policies {
+        let runs = classes.runs_of(&[surveyed.namespace]);
+        subjects.push(classes.index.select(&survey.pod_selectors, surveyed.pods, &runs));
     }
     subjects.inverted(classes.len() as usize)
 }

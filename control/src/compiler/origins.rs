@@ -50,7 +50,7 @@ pub struct Origins {
 impl Origins {
     pub(super) fn new(survey: &Survey<'_>, clauses: Clauses, atoms: Atoms, programs: ProgramOrigins) -> Self {
         Self {
-            policies: survey.policies.iter().map(|policy| policy.name.clone()).collect(),
+            policies: survey.policies.iter().map(|surveyed| surveyed.policy.name.clone()).collect(),
             clauses,
             members: atoms.members,
             blocks: survey.blocks.iter().map(|&block| block.clone()).collect(),

@@ -13,10 +13,34 @@ use super::lists::{Interner, Lists, number};
 use super::vocabulary::{FeatureIndex, Vocabulary};
 use podgate_dataplane::policy::Direction;
 
+/// The pods that a peer means, before any named port cuts them down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Selection {
+    /// podSelector alone: pods of the policy's own namespace.
+    Own { namespace: u32, pods: u32 },
+    /// namespaceSelector, with or without podSelector.
+    Across { namespaces: u32, pods: u32 },
+    /// No peers given: every pod. Used for named ports, which only pods have.
+    AnyPod,
+    /// An ipBlock: the pods whose address is in it, where it is one of [`Survey::address_blocks`].
+    InBlock(u32),
+}
+
+/// A policy with what it selects, by number.
+pub(super) struct Surveyed<'a> {
+    pub(super) policy: &'a NetworkPolicy,
+    /// Its namespace.
+    pub(super) namespace: u32,
+    /// Its podSelector.
+    pub(super) pods: u32,
+}
+
 /// What the policies of a cluster mention.
 pub(super) struct Survey<'a> {
     /// In the order of their names; a policy's number is its place here.
-    pub(super) policies: Vec<&'a NetworkPolicy>,
+    pub(super) policies: Vec<Surveyed<'a>>,
+    /// The peers of each rule, rules in the order of policies, ingress before egress.
+    pub(super) peers: Lists<Selection>,
     /// Every namespace that exists or is named by an object, sorted; numbered by place.
     pub(super) namespaces: Vec<&'a NamespaceName>,
     /// Selectors over pods.
@@ -50,7 +74,8 @@ impl<'a> Survey<'a> {
         named.dedup();
         let namespaces: BTreeSet<&NamespaceName> = cluster.namespaces.keys().chain(named).collect();
         let mut survey = Self {
-            policies: cluster.policies.values().collect(),
+            policies: Vec::with_capacity(cluster.policies.len()),
+            peers: Lists::default(),
             namespaces: namespaces.into_iter().collect(),
             pod_selectors: Vocabulary::default(),
             namespace_selectors: Vocabulary::default(),
@@ -59,18 +84,22 @@ impl<'a> Survey<'a> {
             block_numbers: Interner::default(),
             address_blocks: BTreeSet::new(),
         };
+        let mut peers = Vec::new();
         for policy in cluster.policies.values() {
-            survey.pod_selectors.add(&policy.pods);
+            let namespace = survey.namespace(&policy.name.namespace);
+            let pods = survey.pod_selectors.add(&policy.pods);
+            survey.policies.push(Surveyed { policy, namespace, pods });
             for direction in [Direction::Ingress, Direction::Egress] {
                 for rule in rules(policy, direction).unwrap_or(&[]) {
-                    survey.add_rule(rule, direction);
+                    survey.add_rule(rule, direction, namespace, &mut peers);
+                    survey.peers.push(peers.drain(..));
                 }
             }
         }
         survey
     }
 
-    fn add_rule(&mut self, rule: &'a Rule, direction: Direction) {
+    fn add_rule(&mut self, rule: &'a Rule, direction: Direction, namespace: u32, peers: &mut Vec<Selection>) {
         let mut named = false;
         for port in &rule.ports {
             if let PortMatch::Named(name) = port.matches() {
@@ -79,13 +108,15 @@ impl<'a> Survey<'a> {
             }
         }
         for peer in &rule.peers {
-            match peer {
-                Peer::Pods { namespaces, pods } => {
-                    self.pod_selectors.add(pods);
-                    if let Some(namespaces) = namespaces {
-                        self.namespace_selectors.add(namespaces);
-                    }
+            peers.push(match peer {
+                // "... the pods matching podSelector in the policy's own namespace".
+                Peer::Pods { namespaces: None, pods } => {
+                    Selection::Own { namespace, pods: self.pod_selectors.add(pods) }
                 }
+                Peer::Pods { namespaces: Some(namespaces), pods } => Selection::Across {
+                    namespaces: self.namespace_selectors.add(namespaces),
+                    pods: self.pod_selectors.add(pods),
+                },
                 Peer::IpBlock(block) => {
                     let (block_number, new) = self.block_numbers.intern(block);
                     if new {
@@ -94,14 +125,10 @@ impl<'a> Survey<'a> {
                     if named && direction == Direction::Egress {
                         self.address_blocks.insert(block_number);
                     }
+                    Selection::InBlock(block_number)
                 }
-            }
+            });
         }
-    }
-
-    /// The number of an ipBlock that some policy mentions.
-    pub(super) fn block(&self, block: &'a IpBlock) -> u32 {
-        self.block_numbers.get(&block).unwrap_or(u32::MAX)
     }
 
     /// The number of a namespace.

@@ -7,20 +7,7 @@
 
 use super::classes::Classes;
 use super::lists::{Interner, Lists, Map, number};
-use super::survey::Survey;
-
-/// A set of pods before any named port cuts it down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Selection {
-    /// podSelector alone: pods of the policy's own namespace.
-    Own { namespace: u32, pods: u32 },
-    /// namespaceSelector, with or without podSelector.
-    Across { namespaces: u32, pods: u32 },
-    /// No peers given: every pod. Used for named ports, which only pods have.
-    AnyPod,
-    /// The pods whose address is in an ipBlock of [`Survey::address_blocks`].
-    InBlock(u32),
-}
+use super::survey::{Selection, Survey};
 
 /// The classes of each selection, evaluated once.
 pub(super) struct Terms<'a, 's> {

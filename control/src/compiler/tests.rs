@@ -509,13 +509,13 @@ fn limits_fail_the_compilation() {
         Some(vec![rule(&["TCP/1"], &[own("pod=b"), block("10.0.0.0/8", &[])])]),
         None,
     );
-    let limits = Limits { pods: 4, atoms: 2, rows: 1, program_words: 16, range_boundaries: 2 };
+    let limits = Limits { pods: 4, atoms: 2, rows: 1, program_words: 32, range_boundaries: 2 };
     assert!(compile(&world.0, Scope::AllPods, &limits).is_ok());
     for (broken, what) in [
         (Limits { pods: 3, ..limits.clone() }, "pod addresses"),
         (Limits { atoms: 1, ..limits.clone() }, "policy atoms"),
         (Limits { rows: 0, ..limits.clone() }, "policy rows"),
-        (Limits { program_words: 15, ..limits.clone() }, "policy program words"),
+        (Limits { program_words: 31, ..limits.clone() }, "policy program words"),
         (Limits { range_boundaries: 1, ..limits.clone() }, "ipBlock range boundaries"),
     ] {
         let error = compile(&world.0, Scope::AllPods, &broken).err();

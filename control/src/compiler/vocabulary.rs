@@ -112,11 +112,6 @@ impl<'a> Vocabulary<'a> {
         selector_number
     }
 
-    /// The number of a selector that was added.
-    pub(super) fn number(&self, selector: &'a Selector) -> u32 {
-        self.selectors.get(&selector).unwrap_or(u32::MAX)
-    }
-
     /// How many selectors there are.
     pub(super) fn selectors(&self) -> u32 {
         number(self.selectors.len())

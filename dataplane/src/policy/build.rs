@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use super::pod_table::{AddressTable, HashSeed, NO_ATOM};
-use super::program::{KEY_END, LANE, Lane, Programs};
-use super::rows::{NO_BITS, PAYLOAD, RangedRow, RowRef, Rows};
+use super::program::{KEY_END, LINE, Line, Programs};
+use super::rows::{PAYLOAD, RowRef, Rows, pack_span};
 use super::{PROGRAM_CLOSED, PROGRAM_NONE, PodSlot, PolicyTables};
 
 /// Why tables cannot be built. Either the cluster is larger than the tables can address, or the compiler is wrong.
@@ -37,12 +37,11 @@ pub struct TablesBuilder {
     atoms: u32,
     words_per_row: usize,
     bits: Vec<u64>,
-    ranged: Vec<RangedRow>,
     v4: Vec<u32>,
     v6: Vec<u128>,
     rows: usize,
-    lanes: Vec<Lane>,
-    /// First lanes of the programs, ascending.
+    lines: Vec<Line>,
+    /// First lines of the programs, ascending.
     programs: Vec<u32>,
     pods_v4: Vec<(u32, PodSlot)>,
     pods_v6: Vec<(u128, PodSlot)>,
@@ -56,15 +55,16 @@ impl TablesBuilder {
     pub fn new(atoms: usize) -> Result<Self, BuildError> {
         let atoms =
             u32::try_from(atoms).ok().filter(|&n| n < NO_ATOM).ok_or(BuildError::TooLarge("atoms"))?;
+        let words_per_row = (atoms as usize).div_ceil(64);
         Ok(Self {
             atoms,
-            words_per_row: (atoms as usize).div_ceil(64),
-            bits: Vec::new(),
-            ranged: Vec::new(),
+            words_per_row,
+            // The row of nobody.
+            bits: vec![0; words_per_row],
             v4: Vec::new(),
             v6: Vec::new(),
             rows: 0,
-            lanes: Vec::new(),
+            lines: Vec::new(),
             programs: Vec::new(),
             pods_v4: Vec::new(),
             pods_v6: Vec::new(),
@@ -107,22 +107,21 @@ impl TablesBuilder {
         if !bits.is_empty() && bits.len() != self.words_per_row {
             return Err(BuildError::Inconsistent("bitset of another length than the atoms"));
         }
+        if bits.is_empty() && ranges.is_none() {
+            return Ok(RowRef::NOBODY);
+        }
+        if let Some(RangeSpan { v4, v6 }) = ranges {
+            self.bits.extend([pack_span(v4), pack_span(v6)]);
+        }
         let first_word = payload(self.bits.len(), "bitset words")?;
-        self.bits.extend_from_slice(bits);
+        if bits.is_empty() {
+            self.bits.resize(self.bits.len() + self.words_per_row, 0);
+        } else {
+            self.bits.extend_from_slice(bits);
+        }
         let row = match ranges {
-            None if bits.is_empty() => return Ok(RowRef::NOBODY),
-            None => RowRef::bits(first_word),
-            Some(RangeSpan { v4, v6 }) => {
-                let index = payload(self.ranged.len(), "rows with ranges")?;
-                self.ranged.push(RangedRow {
-                    bits: if bits.is_empty() { NO_BITS } else { first_word },
-                    v4_start: v4.0,
-                    v4_end: v4.1,
-                    v6_start: v6.0,
-                    v6_end: v6.1,
-                });
-                RowRef::ranged(index, pods_in_ranges)
-            }
+            None => RowRef::pods(first_word),
+            Some(_) => RowRef::ranged(first_word, pods_in_ranges),
         };
         self.rows += 1;
         Ok(row)
@@ -139,8 +138,8 @@ impl TablesBuilder {
         if !first_is_zero || !in_order || intervals.last().is_some_and(|&(start, _)| start >= KEY_END) {
             return Err(BuildError::Inconsistent("program intervals out of order"));
         }
-        let program = payload(self.lanes.len(), "program words")?;
-        Programs::lay_out(intervals, &mut self.lanes);
+        let program = payload(self.lines.len(), "program words")?;
+        Programs::lay_out(intervals, &mut self.lines);
         self.programs.push(program);
         Ok(program)
     }
@@ -148,7 +147,7 @@ impl TablesBuilder {
     /// 32-bit words that the programs take so far.
     #[must_use]
     pub fn program_words(&self) -> usize {
-        self.lanes.len() * LANE
+        self.lines.len() * LINE
     }
 
     /// Adds one address of a pod.
@@ -181,12 +180,11 @@ impl TablesBuilder {
         let pods_v6 = AddressTable::build(&self.pods_v6, seed).map_err(BuildError::DuplicateAddress)?;
         let rows = Rows {
             bits: self.bits.into_boxed_slice(),
-            ranged: self.ranged.into_boxed_slice(),
             v4: self.v4.into_boxed_slice(),
             v6: self.v6.into_boxed_slice(),
             count: self.rows,
         };
-        Ok(PolicyTables::from_parts(pods_v4, pods_v6, Programs::new(self.lanes), rows, self.atoms))
+        Ok(PolicyTables::from_parts(pods_v4, pods_v6, Programs::new(self.lines), rows, self.atoms))
     }
 }
 

@@ -210,7 +210,7 @@ impl PolicyTables {
         self.tables.atoms as usize
     }
 
-    /// How many row references hold a bitset or ranges.
+    /// How many rows there are besides "nobody" and "everybody".
     #[must_use]
     pub fn rows(&self) -> usize {
         self.tables.rows.len()

@@ -1,97 +1,94 @@
 //! Rows: which peers an interval admits.
 //!
-//! A reference says what kind of row it is, so that most verdicts need no look at the row itself: nobody,
-//! everybody, or the place of a bitset over atoms. Only rows with ipBlocks have an entry of their own. An address
-//! range set is a sorted list of boundaries, the first opening: an address is inside if an odd number of
-//! boundaries is not above it. A pod is tested against the ranges too when its bit is not set (an ipBlock matches
-//! pod addresses), but only in rows that the compiler found to touch pod addresses.
+//! Every row begins with a bitset over atoms in one arena, so a pod costs one load and no branch on what kind of row
+//! it is: an interval that admits no pod points to the zeros at the arena's start. What the kind in the reference
+//! adds is everybody, or address ranges; their place stands in the two words before the bitset. A range set is a
+//! sorted list of boundaries, the first opening: an address is inside if an odd number of boundaries is not above
+//! it. A pod is tested against the ranges too when its bit is not set (an ipBlock matches pod addresses), but only
+//! in rows that the compiler found to touch pod addresses.
 
 use std::net::IpAddr;
 
 use super::PolicyPeer;
 
-/// A reference to a row, as it stands in a program.
+/// A reference to a row, as it stands in a program: two bits of kind, 30 bits for the bitset's first word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowRef(pub(super) u32);
 
 const KIND: u32 = 30;
 pub(super) const PAYLOAD: u32 = (1 << KIND) - 1;
-/// Payload: 0 admits nobody, 1 everybody.
-const CONSTANT: u32 = 0;
-/// Payload: the bitset's first word.
-const BITS: u32 = 1;
-/// Payload: index of a [`RangedRow`] whose ranges hold no pod address.
+/// Pods of the bitset and nobody else.
+const PODS: u32 = 0;
+const EVERYBODY: u32 = 1;
+/// The ranges hold no pod address.
 const RANGED: u32 = 2;
-/// Payload: index of a [`RangedRow`] whose ranges hold pod addresses too.
+/// The ranges hold pod addresses too.
 const RANGED_WITH_PODS: u32 = 3;
 
 impl RowRef {
     /// Admits no peer.
-    pub const NOBODY: Self = Self(0);
+    pub const NOBODY: Self = Self(PODS << KIND);
     /// Admits every peer, outside addresses included.
-    pub const EVERYBODY: Self = Self(1);
+    pub const EVERYBODY: Self = Self(EVERYBODY << KIND);
 
-    pub(super) fn bits(word: u32) -> Self {
-        Self(BITS << KIND | word)
+    pub(super) fn pods(bits: u32) -> Self {
+        Self(PODS << KIND | bits)
     }
 
-    pub(super) fn ranged(index: u32, with_pods: bool) -> Self {
-        Self((if with_pods { RANGED_WITH_PODS } else { RANGED }) << KIND | index)
+    pub(super) fn ranged(bits: u32, with_pods: bool) -> Self {
+        Self((if with_pods { RANGED_WITH_PODS } else { RANGED }) << KIND | bits)
     }
 }
 
-/// In place of a bitset's first word: no atom at all.
-pub(super) const NO_BITS: u32 = u32::MAX;
+/// Words before a ranged row's bitset: where its IPv4 and its IPv6 boundaries are.
+pub(super) const RANGE_WORDS: usize = 2;
 
-/// A row with ipBlocks: positions in the arenas of bitsets and of boundaries.
-#[derive(Clone, Copy)]
-pub(super) struct RangedRow {
-    pub(super) bits: u32,
-    pub(super) v4_start: u32,
-    pub(super) v4_end: u32,
-    pub(super) v6_start: u32,
-    pub(super) v6_end: u32,
+/// Start and end of a list of boundaries, as one word.
+pub(super) fn pack_span((start, end): (u32, u32)) -> u64 {
+    u64::from(start) << 32 | u64::from(end)
 }
 
 #[derive(Default)]
 pub(super) struct Rows {
+    /// Begins with one row of zeros.
     pub(super) bits: Box<[u64]>,
-    pub(super) ranged: Box<[RangedRow]>,
     pub(super) v4: Box<[u32]>,
     pub(super) v6: Box<[u128]>,
-    /// Rows of both kinds, for telling.
+    /// Rows besides the constant ones, for telling.
     pub(super) count: usize,
 }
 
 impl Rows {
     #[inline]
     pub(super) fn admits(&self, row: RowRef, peer: &PolicyPeer) -> bool {
-        let payload = row.0 & PAYLOAD;
-        match (row.0 >> KIND, peer.pod) {
-            (CONSTANT, _) => payload == 1,
-            (BITS, Some(pod)) => self.bit(payload, pod.atom),
-            (BITS, None) => false,
-            (kind, pod) => {
-                self.ranged_admits(payload, kind == RANGED_WITH_PODS, pod.map(|p| p.atom), peer.address)
+        let (kind, bits) = (row.0 >> KIND, (row.0 & PAYLOAD) as usize);
+        let admitted = match peer.pod {
+            Some(pod) => {
+                let word = self.bits.get(bits + (pod.atom / 64) as usize).copied().unwrap_or(0);
+                // Without a short cut: whether the bit is set is what nobody can predict.
+                let admitted = (word >> (pod.atom % 64) & 1 != 0) | (kind == EVERYBODY);
+                if kind != RANGED_WITH_PODS {
+                    return admitted;
+                }
+                admitted
             }
-        }
+            None if kind < RANGED => return kind == EVERYBODY,
+            None => false,
+        };
+        admitted || self.in_ranges(bits, peer.address)
     }
 
-    #[inline]
-    fn bit(&self, first_word: u32, atom: u32) -> bool {
-        let word = first_word as usize + (atom / 64) as usize;
-        self.bits.get(word).is_some_and(|bits| bits >> (atom % 64) & 1 == 1)
-    }
-
-    fn ranged_admits(&self, index: u32, with_pods: bool, atom: Option<u32>, address: IpAddr) -> bool {
-        let Some(row) = self.ranged.get(index as usize) else { return false };
-        match atom {
-            Some(atom) if row.bits != NO_BITS && self.bit(row.bits, atom) => true,
-            Some(_) if !with_pods => false,
-            _ => match address {
-                IpAddr::V4(v4) => inside(&self.v4, row.v4_start, row.v4_end, v4.to_bits()),
-                IpAddr::V6(v6) => inside(&self.v6, row.v6_start, row.v6_end, v6.to_bits()),
-            },
+    fn in_ranges(&self, bits: usize, address: IpAddr) -> bool {
+        let Some(&[v4, v6]) = bits
+            .checked_sub(RANGE_WORDS)
+            .and_then(|start| self.bits.get(start..))
+            .and_then(|words| words.first_chunk::<RANGE_WORDS>())
+        else {
+            return false;
+        };
+        match address {
+            IpAddr::V4(address) => inside(&self.v4, v4, address.to_bits()),
+            IpAddr::V6(address) => inside(&self.v6, v6, address.to_bits()),
         }
     }
 
@@ -100,17 +97,14 @@ impl Rows {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.bits)
-            + size_of_val(&*self.ranged)
-            + size_of_val(&*self.v4)
-            + size_of_val(&*self.v6)
+        size_of_val(&*self.bits) + size_of_val(&*self.v4) + size_of_val(&*self.v6)
     }
 }
 
 #[inline]
-fn inside<A: Ord + Copy>(arena: &[A], start: u32, end: u32, address: A) -> bool {
+fn inside<A: Ord + Copy>(arena: &[A], span: u64, address: A) -> bool {
     arena
-        .get(start as usize..end as usize)
+        .get((span >> 32) as usize..(span & u64::from(u32::MAX)) as usize)
         .is_some_and(|boundaries| boundaries.partition_point(|&boundary| boundary <= address) % 2 == 1)
 }
 
@@ -124,11 +118,11 @@ mod tests {
         for (address, expected) in
             [(0, false), (9, false), (10, true), (19, true), (20, false), (30, true), (39, true), (40, false)]
         {
-            assert_eq!(inside(&boundaries, 0, 5, address), expected, "{address}");
+            assert_eq!(inside(&boundaries, pack_span((0, 5)), address), expected, "{address}");
         }
         // A range up to the last address has no closing boundary.
-        assert!(inside(&boundaries, 0, 5, u32::MAX));
-        assert!(!inside(&boundaries, 0, 0, 15));
-        assert!(!inside(&boundaries, 3, 99, 15), "a span that is not there holds nothing");
+        assert!(inside(&boundaries, pack_span((0, 5)), u32::MAX));
+        assert!(!inside(&boundaries, pack_span((0, 0)), 15));
+        assert!(!inside(&boundaries, pack_span((3, 99)), 15), "a span that is not there holds nothing");
     }
 }
