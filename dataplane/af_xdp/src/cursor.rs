@@ -100,6 +100,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 256 }, ..Default::default() })]
+
         /// The ring is a queue: what comes out is what went in, in order, and both sides always know how much room there is.
         #[test]
         fn a_ring_is_a_bounded_queue(

@@ -120,6 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel")]
     fn unknown_devices_are_refused() {
         for name in ["no-such-device-here", "", "nul\0byte"] {
             assert!(matches!(Interface::by_name(name), Err(Error::NoInterface { .. })), "{name:?}");

@@ -268,28 +268,29 @@ impl Socket {
     pub fn kick_tx(&mut self) -> Kick {
         self.queues.publish();
         let mut pending = self.queues.transmit_pending();
-        while pending > 0 {
-            let error = match self.send() {
-                // A zero-copy driver works on its own; in copy mode everything is sent.
+        for _ in 0..MAX_SENDS {
+            if pending == 0 {
+                return Kick::Done;
+            }
+            match self.send() {
+                // In copy mode everything is sent; a zero-copy driver now works on its own.
                 Ok(()) => return Kick::Done,
-                Err(error) => error,
-            };
-            match error {
-                // The budget is used up, or completions wait to be taken. Go on while there is progress.
-                libc::EAGAIN => {
+                // The budget is used up, or completions wait to be taken; or (EBUSY) a single packet was dropped, for
+                // instance because the other end is down. Go on while there is progress.
+                Err(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => {
                     let left = self.queues.transmit_pending();
                     if left == pending {
                         return Kick::Again;
                     }
                     pending = left;
                 }
-                libc::EBUSY | libc::ENOBUFS | libc::EINTR => return Kick::Again,
-                libc::ENETDOWN => return Kick::Down,
-                libc::ENXIO => return Kick::Gone,
-                errno => return Kick::Failed(errno),
+                Err(libc::EINTR) => {}
+                Err(libc::ENETDOWN) => return Kick::Down,
+                Err(libc::ENXIO) => return Kick::Gone,
+                Err(errno) => return Kick::Failed(errno),
             }
         }
-        Kick::Done
+        Kick::Again
     }
 
     fn send(&self) -> Result<(), i32> {
@@ -372,6 +373,10 @@ impl AsFd for Socket {
         self.fd.as_fd()
     }
 }
+
+/// Most system calls for one kick. Enough for a full ring in steps of 32, where the kernel has no larger budget and nothing
+/// else is wrong; a bound on the time that a device which drops everything can take.
+const MAX_SENDS: usize = 128;
 
 /// Longer than the kernel's deferred release of a zero-copy queue takes (some 20 ms were observed).
 const ZERO_COPY_RELEASE: Duration = Duration::from_millis(200);

@@ -65,6 +65,49 @@ fn an_empty_fill_ring_is_counted_and_refilled() {
     });
 }
 
+/// A pod that took its device down, or whose MTU is smaller, costs its own packets and nothing else: they are completed.
+#[test]
+fn what_the_other_end_does_not_take_is_completed_all_the_same() {
+    in_gateway(1, Veth { mtu: 9000, ..Default::default() }, |lab| {
+        let mut gateway = Gateway::new(2048);
+        let mut port = gateway.port("p0", &SMALL, None);
+        let socket = &mut port.sockets[0];
+        let mut send = |bytes: &[u8], gateway: &mut Gateway| {
+            for _ in 0..100 {
+                let packet = gateway.pool.copy_in(bytes).unwrap();
+                socket.transmit(packet, None).unwrap();
+            }
+            let frames = 100 * bytes.len().div_ceil(af_xdp::CHUNK_ROOM);
+            let (mut kicks, mut completed) = (0, 0);
+            eventually("completion", || {
+                kicks += 1;
+                let kick = socket.kick_tx();
+                assert!(matches!(kick, Kick::Done | Kick::Again), "{kick:?}");
+                completed += socket.complete(&mut gateway.pool);
+                completed == frames
+            });
+            kicks
+        };
+        let broadcast = [0xff; 60];
+        assert!(send(&broadcast, &mut gateway) <= 3, "everything is well");
+        run(&format!("ip -n {} link set eth0 mtu 1500", lab.pod(0)));
+        assert!(send(&[0xff; 5000], &mut gateway) <= 3, "too large for the pod");
+        run(&format!("ip -n {} link set eth0 down", lab.pod(0)));
+        assert!(send(&broadcast, &mut gateway) <= 3, "no carrier");
+        run(&format!("ip -n {} link set p0 down", lab.gateway()));
+        assert_eq!(port.sockets[0].kick_tx(), Kick::Done, "nothing waits");
+        let packet = gateway.pool.copy_in(&broadcast).unwrap();
+        port.sockets[0].transmit(packet, None).unwrap();
+        assert_eq!(port.sockets[0].kick_tx(), Kick::Down);
+        run(&format!("ip -n {} link set p0 up", lab.gateway()));
+        eventually("completion", || {
+            port.sockets[0].kick_tx();
+            port.sockets[0].complete(&mut gateway.pool) == 1
+        });
+        gateway.settle([port]);
+    });
+}
+
 /// A worker with nothing to do may sleep in poll: it is woken by a packet.
 #[test]
 fn poll_returns_when_a_packet_waits() {
