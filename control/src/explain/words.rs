@@ -67,7 +67,7 @@ pub(super) fn ports(rule: &Rule, pod: Option<&Pod>) -> String {
 }
 
 /// A list that stays readable: after eight items, how many more.
-fn shortened(items: impl ExactSizeIterator<Item = String>, separator: &str) -> String {
+pub(super) fn shortened(items: impl ExactSizeIterator<Item = String>, separator: &str) -> String {
     const SHOWN: usize = 8;
     let more = items.len().saturating_sub(SHOWN);
     let mut text = items.take(SHOWN).collect::<Vec<_>>().join(separator);

@@ -362,7 +362,7 @@ impl World {
                         port,
                     };
                     side.nearest = nearest(&self.cluster, policies, &denied);
-                    let by = side.isolating.join(", ");
+                    let by = words::shortened(side.isolating.iter().cloned(), ", ");
                     side.reason = format!("{section} of {name} is isolated by {by}; no rule admits this");
                 }
             }
@@ -382,7 +382,10 @@ impl World {
         let policy_peer = PolicyPeer { address: peer.address, pod: peer.slot };
         let mut origins = self.compiled.origins.admitting(verdict.program, verdict.interval, policy_peer);
         let Some(origin) = origins.next() else { return };
-        let more = origins.filter(|other| (other.policy, other.rule) != (origin.policy, origin.rule)).count();
+        let others: BTreeSet<(&ObjectName, usize)> = origins
+            .map(|other| (other.policy, other.rule))
+            .filter(|&other| other != (origin.policy, origin.rule))
+            .collect();
         side.policy = Some(origin.policy.to_string());
         side.rule = Some(origin.rule);
         side.peer = origin.peer;
@@ -398,8 +401,11 @@ impl World {
             let matching = matching.map_or_else(|| "any peer".to_owned(), words::peer);
             side.reason.push_str(&format!(" {matching}, {}", words::ports(rule, destination_pod)));
         }
-        if more > 0 {
-            side.reason.push_str(&format!(" (and by {more} more rule peers)"));
+        if !others.is_empty() {
+            let others = others
+                .iter()
+                .map(|(policy, rule)| format!("{policy} {}", words::path(direction, *rule, None)));
+            side.reason.push_str(&format!("; also by {}", words::shortened(others, ", ")));
         }
     }
 }
