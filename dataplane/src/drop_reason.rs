@@ -50,7 +50,6 @@ drop_reasons! {
     StrayIcmpReply = "stray_icmp_reply", "An ICMP reply that nobody asked for.";
     IcmpErrorNoFlow = "icmp_error_no_flow", "An ICMP error about a connection that does not exist.";
     FlowTableFull = "flow_table_full", "No room for another connection.";
-    PodQuota = "pod_quota", "The pod has as many connections as it may have while the table is full.";
 
     // Link layer.
     Truncated = "truncated", "The frame ends before the headers it announces, or before the packet does.";
@@ -98,8 +97,8 @@ drop_reasons! {
     // Room.
     TxRingFull = "tx_ring_full", "The egress port's transmit ring has no room.";
     HandOverFull = "hand_over_full", "The ring to the other worker has no room.";
-    NoFrame = "no_frame", "No free frame for an answer of the gateway's own.";
-    PortGone = "port_gone", "The egress port was removed while the packet was on its way.";
+    TxRefused = "tx_refused", "The egress port cannot send such a frame at all.";
+    PortGone = "port_gone", "The port it came in by, or would leave by, was removed meanwhile.";
 }
 
 impl DropReason {

@@ -23,6 +23,7 @@ pub mod checksum;
 pub mod clock;
 pub mod counters;
 pub mod drop_reason;
+pub mod engine;
 pub mod flow;
 pub mod icmp;
 pub mod neighbor;
@@ -36,3 +37,4 @@ pub mod snapshot;
 #[cfg(test)]
 mod test_frames;
 mod wire;
+pub mod worker;

@@ -263,6 +263,8 @@ pub struct Packet {
     pub checksum: ChecksumState,
     /// The port it came in by.
     pub ingress: PortId,
+    /// What is behind that port.
+    pub ingress_kind: PortKind,
     /// The snapshot under which the worker that received it looked at it.
     pub generation: u64,
 }
@@ -334,6 +336,7 @@ mod tests {
                 headers: headers(17, Transport::Udp),
                 checksum: ChecksumState::Complete,
                 ingress: PortId(1),
+                ingress_kind: PortKind::Pod,
                 generation: 1,
             };
             packet.trim_padding();

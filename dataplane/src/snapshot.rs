@@ -46,8 +46,6 @@ pub struct Delivery {
     pub identity: u32,
     /// The pod's port if it is on this node.
     pub port: Option<PortId>,
-    /// MAC address of the pod's own interface; meaningless without `port`.
-    pub mac: Mac,
 }
 
 /// A port, as packets see it.

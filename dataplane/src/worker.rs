@@ -1,0 +1,432 @@
+//! A worker: one thread on one core, the only owner of its ports and its connections.
+//!
+//! [`Worker::turn`] is the way of a packet, a stage a line, over a batch. It pins one snapshot, so that a batch sees one
+//! generation of everything, and leaves nothing behind: every packet it took is sent, dropped by name, consumed, or with
+//! another worker when the turn ends.
+//!
+//! What is guaranteed:
+//! - A packet leaves only along the entry of a connection that the policy in force admits, or as an answer of the
+//!   gateway's own. What is unknown is dropped.
+//! - Nothing here locks, allocates or makes a system call, but for one kick a port and one wake-up a worker and turn.
+//! - A connection's packets stay in order: one owner sees them all, and rings between workers keep the order.
+//!
+//! What breaks if changed: were a packet looked up at the worker that received it rather than at its owner, a reply could
+//! overtake the request that opens its connection, and be dropped as a stray.
+
+mod exchange;
+mod forward;
+mod owner;
+mod receive;
+mod route;
+mod track;
+pub mod wake;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use af_xdp::{FrameChain, FramePool, Kick, Region, Statistics};
+use podgate_rcu::Reader;
+
+use crate::clock::{Clock, Instant64};
+use crate::counters::{TurnCounts, WorkerCounters};
+use crate::drop_reason::DropReason;
+use crate::flow::{FlowCounts, FlowTable, Timeouts};
+use crate::packet::{Packet, PortId, PortKind, WorkerId};
+use crate::port::Port;
+use crate::record::{DropRecord, DropRecorder, DropRecords, drop_ring};
+use crate::snapshot::Snapshot;
+
+use exchange::{Exchange, Handed, exchanges};
+use forward::ErrorBudget;
+use owner::Ownership;
+use wake::{Sleeper, Waker};
+
+pub use exchange::Commons;
+
+/// What happens to an established connection that the policies in force no longer allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Established {
+    /// It is cut with its next packet.
+    #[default]
+    Recheck,
+    /// It may go on; only new connections obey.
+    Keep,
+}
+
+/// What all workers of an engine have in common.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Packets from a port, and from another worker, that a turn takes at most.
+    pub batch: usize,
+    /// Connections that one worker can hold.
+    pub flows: usize,
+    /// How long they may be silent.
+    pub timeouts: Timeouts,
+    /// What a change of policy does to them.
+    pub established: Established,
+    /// Keys of the flow tables' and the ownership's hashes: new for each boot, and secret.
+    pub seed: [u64; 4],
+    /// Packets that may wait between two workers, in each direction.
+    pub hand_over: usize,
+    /// Drop records that may wait to be read, for each worker.
+    pub records: usize,
+    /// Frames that a worker keeps for itself, beyond those in rings.
+    pub frames: usize,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            batch: 64,
+            flows: 65_536,
+            timeouts: Timeouts::default(),
+            established: Established::Recheck,
+            seed: [0; 4],
+            hand_over: 1024,
+            records: 1024,
+            frames: 1024,
+        }
+    }
+}
+
+/// What others may see of a worker while it runs. Relaxed counters, one writer.
+#[derive(Debug, Default)]
+pub struct WorkerView {
+    /// Packets and drops.
+    pub counters: WorkerCounters,
+    generation: AtomicU64,
+    drained: AtomicU64,
+    flows: AtomicU64,
+    opened: AtomicU64,
+    expired: AtomicU64,
+    evicted: AtomicU64,
+    cut: AtomicU64,
+    free_frames: AtomicU64,
+}
+
+impl WorkerView {
+    /// The newest generation under which it has finished a turn; 0 before the first.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// How many turns ended with nothing left in the rings from other workers.
+    #[must_use]
+    pub fn drained(&self) -> u64 {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// Connections now.
+    #[must_use]
+    pub fn flows(&self) -> u64 {
+        self.flows.load(Ordering::Relaxed)
+    }
+
+    /// What happened to connections so far.
+    #[must_use]
+    pub fn flow_counts(&self) -> FlowCounts {
+        FlowCounts {
+            opened: self.opened.load(Ordering::Relaxed),
+            expired: self.expired.load(Ordering::Relaxed),
+            evicted: self.evicted.load(Ordering::Relaxed),
+            cut: self.cut.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Frames in its pool.
+    #[must_use]
+    pub fn free_frames(&self) -> u64 {
+        self.free_frames.load(Ordering::Relaxed)
+    }
+}
+
+/// What a turn did, for whoever decides whether to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Packets moved.
+    Busy,
+    /// Nothing to do.
+    Idle,
+}
+
+/// A neighbour on an uplink whose MAC address a packet wanted.
+pub type Unresolved = (PortId, std::net::IpAddr);
+
+/// The control side's ends of one worker.
+pub struct WorkerEnds {
+    /// What it counts.
+    pub view: Arc<WorkerView>,
+    /// Records of what it dropped.
+    pub drops: DropRecords,
+    /// Neighbours to find.
+    pub unresolved: rtrb::Consumer<Unresolved>,
+    /// To wake it.
+    pub waker: Waker,
+}
+
+struct Attached {
+    id: PortId,
+    kind: PortKind,
+    port: Box<dyn Port>,
+    /// Something is in the transmit ring, or the kernel did not take all at the last kick.
+    to_kick: bool,
+}
+
+/// A worker. Made by [`workers`], on any thread; runs on one.
+pub struct Worker<C> {
+    id: WorkerId,
+    settings: WorkerSettings,
+    clock: C,
+    region: Region,
+    pool: FramePool,
+    ports: Vec<Attached>,
+    /// By port: its place in `ports`.
+    places: Vec<Option<usize>>,
+    flows: FlowTable,
+    ownership: Ownership,
+    exchange: Exchange,
+    counts: TurnCounts,
+    view: Arc<WorkerView>,
+    recorder: DropRecorder,
+    unresolved: rtrb::Producer<Unresolved>,
+    errors: ErrorBudget,
+    sleeper: Sleeper,
+    received: Vec<FrameChain>,
+    taken: Vec<Handed>,
+    batch: Vec<Packet>,
+}
+
+/// As many workers as there are pools, with rings between them, and the control side's ends.
+///
+/// `commons` takes the frames that a worker does not need and must have room for all of the region.
+///
+/// # Errors
+/// The kernel's, if it has no file descriptors left.
+pub fn workers<C: Clock + Clone>(
+    region: &Region,
+    pools: Vec<FramePool>,
+    commons: &Commons,
+    settings: &WorkerSettings,
+    clock: &C,
+) -> std::io::Result<(Vec<Worker<C>>, Vec<WorkerEnds>)> {
+    let pairs: Vec<(Waker, Sleeper)> = pools.iter().map(|_| wake::pair()).collect::<Result<_, _>>()?;
+    let (wakers, sleepers): (Vec<Waker>, Vec<Sleeper>) = pairs.into_iter().unzip();
+    let exchanges = exchanges(&wakers, settings.hand_over, commons, settings.frames);
+    let mut workers = Vec::new();
+    let mut ends = Vec::new();
+    let parts = pools.into_iter().zip(sleepers).zip(exchanges).zip(wakers);
+    for (number, (((pool, sleeper), exchange), waker)) in parts.enumerate() {
+        let id = WorkerId(number as u8);
+        let view = Arc::new(WorkerView::default());
+        let (recorder, drops) = drop_ring(settings.records.max(1));
+        let (unresolved, wanted) = rtrb::RingBuffer::new(64);
+        let [a, b, c, d] = settings.seed;
+        workers.push(Worker {
+            id,
+            clock: clock.clone(),
+            region: region.clone(),
+            pool,
+            ports: Vec::new(),
+            places: Vec::new(),
+            // A key of its own for each table: colliding in one says nothing about another.
+            flows: FlowTable::new(
+                settings.flows,
+                settings.timeouts,
+                [a ^ number as u64, b, c, d.rotate_left(17)],
+            ),
+            ownership: Ownership::new(settings.seed),
+            exchange,
+            counts: TurnCounts::new(),
+            view: view.clone(),
+            recorder,
+            unresolved,
+            errors: ErrorBudget::default(),
+            sleeper,
+            received: Vec::with_capacity(settings.batch),
+            taken: Vec::new(),
+            batch: Vec::new(),
+            settings: settings.clone(),
+        });
+        ends.push(WorkerEnds { view, drops, unresolved: wanted, waker });
+    }
+    Ok((workers, ends))
+}
+
+impl<C: Clock> Worker<C> {
+    /// Which one it is.
+    pub fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    /// One batch, from every port and from every other worker, from reception to transmission.
+    pub fn turn(&mut self, reader: &mut Reader<Snapshot>) -> Activity {
+        let snapshot = reader.pin();
+        let now = self.begin();
+        self.complete();
+        let drained = self.take_over();
+        self.receive(&snapshot, now);
+        self.track_and_forward(&snapshot, now);
+        self.hand_over(now);
+        self.kick();
+        self.refill();
+        self.flows.age(now, AGING_STEPS);
+        self.publish_counts(snapshot.generation, drained)
+    }
+
+    fn begin(&mut self) -> Instant64 {
+        self.recorder.begin_turn();
+        self.clock.now()
+    }
+
+    /// Frames that were sent come back.
+    fn complete(&mut self) {
+        for attached in &mut self.ports {
+            attached.port.complete(&mut self.pool);
+        }
+    }
+
+    /// Looks up, judges and forwards every packet whose connection is owned here.
+    fn track_and_forward(&mut self, snapshot: &Snapshot, now: Instant64) {
+        let mut batch = std::mem::take(&mut self.batch);
+        for packet in batch.drain(..) {
+            match self.track(snapshot, &packet, now) {
+                Ok(hop) => self.forward(snapshot, packet, hop, now),
+                Err(refusal) => {
+                    if let Some(neighbour) = refusal.unresolved {
+                        // A full ring has the control side busy with others; the sender will try again.
+                        let _ = self.unresolved.push(neighbour);
+                    }
+                    self.drop_packet(packet, refusal.reason, refusal.decided_by, now);
+                }
+            }
+        }
+        self.batch = batch;
+    }
+
+    /// One system call for each port that has something to send.
+    fn kick(&mut self) {
+        for attached in &mut self.ports {
+            if attached.to_kick {
+                attached.to_kick = attached.port.kick() == Kick::Again;
+            }
+        }
+    }
+
+    fn refill(&mut self) {
+        if self.exchange.has_peers() || self.pool.len() < self.settings.frames / 2 {
+            self.exchange.balance(&mut self.pool);
+        }
+        for attached in &mut self.ports {
+            attached.port.refill(&mut self.pool);
+        }
+    }
+
+    fn publish_counts(&mut self, generation: u64, drained: bool) -> Activity {
+        let busy = self.counts != IDLE;
+        let view = &*self.view;
+        if busy {
+            view.counters.flush(&mut self.counts, 0);
+        }
+        let flows = self.flows.counts();
+        view.flows.store(self.flows.len() as u64, Ordering::Relaxed);
+        view.opened.store(flows.opened, Ordering::Relaxed);
+        view.expired.store(flows.expired, Ordering::Relaxed);
+        view.evicted.store(flows.evicted, Ordering::Relaxed);
+        view.cut.store(flows.cut, Ordering::Relaxed);
+        view.free_frames.store(self.pool.len() as u64, Ordering::Relaxed);
+        view.generation.store(generation, Ordering::Release);
+        if drained {
+            view.drained.store(view.drained.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        }
+        if busy || !drained { Activity::Busy } else { Activity::Idle }
+    }
+
+    /// Takes a port over. It receives from the next turn on.
+    pub fn attach(&mut self, id: PortId, kind: PortKind, mut port: Box<dyn Port>) {
+        port.refill(&mut self.pool);
+        let place = usize::from(id.0);
+        if self.places.len() <= place {
+            self.places.resize(place + 1, None);
+        }
+        self.ports.push(Attached { id, kind, port, to_kick: false });
+        self.index_ports();
+        let room = self.settings.batch.saturating_mul(self.ports.len() + self.exchange.peers());
+        self.batch.reserve(room);
+        self.taken.reserve(room);
+    }
+
+    /// Gives a port back. What it still held comes with it; packets on their way to it are dropped as `port_gone`.
+    pub fn detach(&mut self, id: PortId) -> Option<Box<dyn Port>> {
+        let place = self.ports.iter().position(|attached| attached.id == id)?;
+        let attached = self.ports.swap_remove(place);
+        self.index_ports();
+        Some(attached.port)
+    }
+
+    fn index_ports(&mut self) {
+        self.places.fill(None);
+        for (place, attached) in self.ports.iter().enumerate() {
+            if let Some(entry) = self.places.get_mut(usize::from(attached.id.0)) {
+                *entry = Some(place);
+            }
+        }
+    }
+
+    fn attached(&mut self, id: PortId) -> Option<&mut Attached> {
+        let place = (*self.places.get(usize::from(id.0))?)?;
+        self.ports.get_mut(place)
+    }
+
+    /// The devices' own counters: a system call a socket.
+    pub fn port_statistics(&self) -> Vec<(PortId, Statistics)> {
+        self.ports.iter().map(|attached| (attached.id, attached.port.statistics())).collect()
+    }
+
+    /// Sleeps until a packet, a hand-over or a message comes; `milliseconds` at most. Never while a snapshot is pinned.
+    pub fn sleep(&mut self, milliseconds: u16, is_busy: impl FnOnce() -> bool) {
+        let mut fds = Vec::with_capacity(self.ports.len());
+        for attached in &self.ports {
+            attached.port.poll_on(&mut fds);
+        }
+        let exchange = &self.exchange;
+        self.sleeper.sleep(&fds, milliseconds, || exchange.is_waiting() || is_busy());
+    }
+
+    /// Ends a packet: counts, records, and takes its frames back.
+    fn drop_packet(
+        &mut self,
+        packet: Packet,
+        reason: DropReason,
+        decided_by: Option<(crate::policy::Direction, crate::policy::Verdict)>,
+        now: Instant64,
+    ) {
+        let (id, generation) = (self.id, packet.generation);
+        self.counts.dropped(reason, packet.ingress_kind);
+        self.recorder.record(|| DropRecord {
+            generation,
+            decided_by,
+            ..DropRecord::new(now, reason, id, packet.ingress, packet.frames.total_len() as u32)
+                .with_headers(&packet.headers)
+        });
+        self.pool.put_chain(packet.frames);
+    }
+
+    /// Ends the worker: its ports, to be closed, and its frames.
+    pub fn into_parts(self) -> (Vec<Box<dyn Port>>, FramePool) {
+        let mut pool = self.pool;
+        self.batch.into_iter().for_each(|packet| pool.put_chain(packet.frames));
+        self.taken.into_iter().for_each(|handed| pool.put_chain(handed.into_packet().frames));
+        let mut exchange = self.exchange;
+        let mut rest = Vec::new();
+        while !exchange.take_over(usize::MAX, &mut rest) {}
+        rest.into_iter().for_each(|handed| pool.put_chain(handed.into_packet().frames));
+        (self.ports.into_iter().map(|attached| attached.port).collect(), pool)
+    }
+}
+
+/// Entries of the flow table that a turn looks at for age.
+const AGING_STEPS: usize = 8;
+
+/// What a turn counts in which nothing happened.
+const IDLE: TurnCounts = TurnCounts::new();

@@ -1,0 +1,198 @@
+//! The last stages: rewrite, send, or say why not.
+
+use std::time::Duration;
+
+use af_xdp::{FrameChain, Refusal, TxChecksum};
+
+use super::Worker;
+use super::exchange::Handed;
+use crate::checksum;
+use crate::clock::{Clock, Instant64};
+use crate::drop_reason::DropReason;
+use crate::flow::Hop;
+use crate::icmp::{self, Problem};
+use crate::neighbor::{GATEWAY_V4, GATEWAY_V6};
+use crate::packet::{ChecksumState, ETHERNET_LEN, Packet, PortId, PortKind, WorkerId};
+use crate::rewrite;
+use crate::snapshot::Snapshot;
+
+impl<C: Clock> Worker<C> {
+    /// Sends an admitted packet along its way.
+    pub(super) fn forward(&mut self, snapshot: &Snapshot, mut packet: Packet, hop: Hop, now: Instant64) {
+        packet.trim_padding();
+        let region = self.region.clone();
+        let length = (packet.headers.packet_len as usize).saturating_sub(ETHERNET_LEN);
+        if packet.headers.hop_limit > 1 && length > usize::from(hop.mtu) {
+            return self.complain(snapshot, packet, Problem::TooBig { mtu: hop.mtu }, now);
+        }
+        let head = packet.frames.data_mut(&region);
+        match rewrite::forward(head, &packet.headers, hop.source_mac, hop.destination_mac) {
+            Ok(()) => self.dispatch(snapshot, packet, hop.port, now),
+            Err(DropReason::TtlExpired) => self.complain(snapshot, packet, Problem::TimeExceeded, now),
+            Err(reason) => self.drop_packet(packet, reason, None, now),
+        }
+    }
+
+    /// Sends a finished packet by a port, whosever it is.
+    fn dispatch(&mut self, snapshot: &Snapshot, packet: Packet, port: PortId, now: Instant64) {
+        let worker = snapshot.port(port).map_or(self.id, |entry| entry.worker);
+        if worker == self.id {
+            return self.send(packet, port);
+        }
+        self.give(worker, packet, port, now);
+    }
+
+    fn give(&mut self, worker: WorkerId, packet: Packet, port: PortId, now: Instant64) {
+        match self.exchange.stage(worker, Handed::Send(packet, port)) {
+            Ok(()) => self.counts.handed_over += 1,
+            Err(handed) => self.drop_packet(handed.into_packet(), DropReason::HandOverFull, None, now),
+        }
+    }
+
+    /// What is staged for other workers leaves.
+    pub(super) fn hand_over(&mut self, now: Instant64) {
+        if !self.exchange.has_peers() {
+            return;
+        }
+        let mut refused = std::mem::take(&mut self.taken);
+        self.exchange.flush(|handed| refused.push(handed));
+        for handed in refused.drain(..) {
+            self.counts.handed_over -= 1;
+            self.drop_packet(handed.into_packet(), DropReason::HandOverFull, None, now);
+        }
+        self.taken = refused;
+    }
+
+    /// Sends a finished packet by a port of this worker.
+    pub(super) fn send(&mut self, mut packet: Packet, port: PortId) {
+        let region = self.region.clone();
+        let now = self.clock.now();
+        let Some(attached) = self.attached(port) else {
+            return self.drop_packet(packet, DropReason::PortGone, None, now);
+        };
+        let kind = attached.kind;
+        let mut request = None;
+        if packet.checksum == ChecksumState::Partial {
+            let able = attached.port.abilities().tx_checksum;
+            request = checksum::offload(&packet.headers).filter(|_| able);
+            if request.is_none() {
+                checksum::complete(&region, &mut packet.frames, &packet.headers);
+            }
+        }
+        let bytes = packet.frames.total_len();
+        match attached.port.transmit(packet.frames, request) {
+            Ok(()) => {
+                attached.to_kick = true;
+                self.counts.sent(kind, bytes);
+            }
+            Err(refused) => {
+                let packet = Packet { frames: refused.chain, ..packet };
+                self.drop_packet(packet, reason(refused.reason), None, now);
+            }
+        }
+    }
+
+    /// Sends an answer of the gateway's own, which has no connection, by the port of this worker that it answers to.
+    pub(super) fn send_frames(
+        &mut self,
+        frames: FrameChain,
+        request: Option<TxChecksum>,
+        port: PortId,
+        kind: PortKind,
+        now: Instant64,
+    ) {
+        let bytes = frames.total_len();
+        let Some(attached) = self.attached(port) else {
+            return self.drop_frames(frames, DropReason::PortGone, port, kind, now);
+        };
+        match attached.port.transmit(frames, request) {
+            Ok(()) => {
+                attached.to_kick = true;
+                self.counts.sent(kind, bytes);
+            }
+            Err(refused) => self.drop_frames(refused.chain, reason(refused.reason), port, kind, now),
+        }
+    }
+
+    /// Drops a packet that cannot be forwarded and tells its sender, at most so often.
+    fn complain(&mut self, snapshot: &Snapshot, packet: Packet, problem: Problem, now: Instant64) {
+        let reason = match problem {
+            Problem::TimeExceeded => DropReason::TtlExpired,
+            Problem::TooBig { .. } => DropReason::PacketTooBig,
+        };
+        if self.errors.take(now) {
+            self.send_error(snapshot, &packet, problem, now);
+        }
+        self.drop_packet(packet, reason, None, now);
+    }
+
+    fn send_error(&mut self, snapshot: &Snapshot, packet: &Packet, problem: Problem, now: Instant64) {
+        let v6 = packet.headers.is_ipv6();
+        let own = if v6 { GATEWAY_V6.into() } else { GATEWAY_V4.into() };
+        let speaker = snapshot.node.speaker(v6).unwrap_or(own);
+        let Some(mut frame) = self.pool.take() else { return };
+        if !frame.set_len(icmp::MAX_ERROR) {
+            return self.pool.put(frame);
+        }
+        let region = self.region.clone();
+        let offending = packet.frames.data(&region);
+        let length = icmp::error(problem, offending, &packet.headers, speaker, region.data_mut(&mut frame));
+        match length {
+            Some(length) if frame.set_len(length) => {
+                self.counts.generated += 1;
+                let error = Packet {
+                    frames: FrameChain::single(frame),
+                    headers: packet.headers,
+                    checksum: ChecksumState::Complete,
+                    ingress: packet.ingress,
+                    ingress_kind: packet.ingress_kind,
+                    generation: packet.generation,
+                };
+                self.dispatch(snapshot, error, packet.ingress, now);
+            }
+            _ => self.pool.put(frame),
+        }
+    }
+}
+
+fn reason(refusal: Refusal) -> DropReason {
+    match refusal {
+        Refusal::RingFull => DropReason::TxRingFull,
+        // The device takes fewer frames than the packet has.
+        Refusal::TooManyFrames => DropReason::PacketTooBig,
+        Refusal::NoChecksumOffload
+        | Refusal::ChecksumOutside
+        | Refusal::NoHeadroom
+        | Refusal::Empty
+        | Refusal::ForeignRegion => DropReason::TxRefused,
+    }
+}
+
+/// How many errors the gateway may send: bursts of [`ErrorBudget::BURST`], then one each millisecond (RFC 4443, 2.4(f)).
+#[derive(Debug)]
+pub(super) struct ErrorBudget {
+    left: u32,
+    refilled: Instant64,
+}
+
+impl Default for ErrorBudget {
+    fn default() -> Self {
+        Self { left: Self::BURST, refilled: Instant64::from_nanos(0) }
+    }
+}
+
+impl ErrorBudget {
+    const BURST: u32 = 100;
+    const INTERVAL: Duration = Duration::from_millis(1);
+
+    fn take(&mut self, now: Instant64) -> bool {
+        let earned = now.since(self.refilled).as_nanos() / Self::INTERVAL.as_nanos();
+        if earned > 0 {
+            self.left = self.left.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)).min(Self::BURST);
+            self.refilled = now;
+        }
+        let granted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        granted
+    }
+}

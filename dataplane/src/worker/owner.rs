@@ -1,0 +1,45 @@
+//! Which worker owns a connection.
+//!
+//! It follows from the two addresses alone, so that every packet of a connection, in either direction and without ports
+//! too, finds the same worker: with one pod of this node, that pod's; with two, a keyed hash of the address pair picks the
+//! worker of the lower or of the higher address; with none, that of the port the packet came in by. A pod's worker never
+//! changes while the pod lives, so the owner does not either.
+
+use std::net::IpAddr;
+
+use ahash::RandomState;
+
+use crate::flow::pair;
+use crate::packet::{PortId, WorkerId};
+use crate::snapshot::Snapshot;
+
+/// The rule, with its key.
+pub(super) struct Ownership {
+    hasher: RandomState,
+}
+
+impl Ownership {
+    /// All workers of an engine use the same seed.
+    pub fn new([a, b, c, d]: [u64; 4]) -> Self {
+        Self { hasher: RandomState::with_seeds(a, b, c, d) }
+    }
+
+    /// The owner of connections between two addresses, for a packet that came in by `ingress`.
+    #[inline]
+    pub fn of(&self, snapshot: &Snapshot, a: IpAddr, b: IpAddr, ingress: PortId) -> WorkerId {
+        let worker = |address| {
+            let (_, delivery) = snapshot.pod(address)?;
+            snapshot.port(delivery.port?).map(|port| port.worker)
+        };
+        match (worker(a), worker(b)) {
+            (Some(a_worker), Some(b_worker)) if a_worker != b_worker => {
+                let (low, high) = pair(a, b);
+                let a_is_low = pair(a, a).0 == low;
+                let take_low = self.hasher.hash_one((low, high)) & 1 == 0;
+                if take_low == a_is_low { a_worker } else { b_worker }
+            }
+            (Some(worker), _) | (None, Some(worker)) => worker,
+            (None, None) => snapshot.port(ingress).map_or(WorkerId(0), |port| port.worker),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! From a packet to how it leaves: the entry of its connection, or a verdict that makes one.
+
+use super::route::{Opening, Refusal, Way, decide, identities};
+use super::{Established, Worker};
+use crate::clock::{Clock, Instant64};
+use crate::drop_reason::DropReason;
+use crate::flow::{Flow, FlowId, FlowKey, Heading, Hop, Side, Tuple};
+use crate::packet::{Packet, PortKind, Role, Transport};
+use crate::parse::quoted;
+use crate::policy::Judgement;
+use crate::snapshot::{Mac, Snapshot};
+
+impl<C: Clock> Worker<C> {
+    /// How a packet leaves.
+    pub(super) fn track(
+        &mut self,
+        snapshot: &Snapshot,
+        packet: &Packet,
+        now: Instant64,
+    ) -> Result<Hop, Refusal> {
+        let headers = &packet.headers;
+        let role = headers.role();
+        if role == Role::Related {
+            return self.related(snapshot, packet);
+        }
+        let tuple = Tuple::of(headers);
+        let (key, heading) = FlowKey::of(&tuple, role);
+        let hash = self.flows.hash(&key);
+        let known = self.flows.find(hash, &key);
+        let side = known.and_then(|id| self.flows.get(id)).map(|flow| flow.side(heading));
+        match (known, side) {
+            (Some(id), Some(side)) if !self.is_superseded(id, side, packet) => {
+                self.revalidate(snapshot, id)?;
+                let flow = self.flows.get_mut(id).ok_or(DropReason::PortGone)?;
+                flow.see(side, headers, now);
+                Ok(flow.hop(side))
+            }
+            _ => match role {
+                Role::Established if matches!(headers.transport, Transport::Sctp { .. }) => {
+                    Err(DropReason::StraySctp.into())
+                }
+                Role::Established => Err(DropReason::StrayTcp.into()),
+                Role::Reply => Err(DropReason::StrayIcmpReply.into()),
+                Role::Any | Role::Request | Role::Related => {
+                    self.open(snapshot, packet, tuple, (key, heading), known, now)
+                }
+            },
+        }
+    }
+
+    fn is_superseded(&self, id: FlowId, side: Side, packet: &Packet) -> bool {
+        self.flows.get(id).is_none_or(|flow| flow.is_superseded_by(side, &packet.headers))
+    }
+
+    /// Judges the first packet of a connection, and enters it if it is admitted. `old` is an entry that it replaces then.
+    fn open(
+        &mut self,
+        snapshot: &Snapshot,
+        packet: &Packet,
+        tuple: Tuple,
+        (key, heading): (FlowKey, Heading),
+        old: Option<FlowId>,
+        now: Instant64,
+    ) -> Result<Hop, Refusal> {
+        let entry_mac = source_mac(packet.frames.data(&self.region));
+        let port = packet.headers.destination_port;
+        let opening = Opening { tuple: &tuple, port, entry_port: packet.ingress, entry_mac };
+        let way = decide(snapshot, &opening).inspect_err(|refusal| {
+            if let Some((_, verdict)) = refusal.decided_by {
+                snapshot.policy.count(usize::from(self.id.0), verdict);
+            }
+        })?;
+        if let Some(old) = old {
+            self.flows.cut(old);
+        }
+        let flow = Flow {
+            key,
+            heading,
+            original: tuple,
+            translated: tuple,
+            judged_port: port,
+            identities: way.identities,
+            entry_port: packet.ingress,
+            entry_mac,
+            generation: snapshot.generation,
+            judgement: way.judgement,
+            hops: way.hops,
+            last_seen: now,
+            answered: false,
+            ended: false,
+        };
+        let hop = flow.hop(Side::Original);
+        self.flows.insert(flow).map_err(|_full| DropReason::FlowTableFull)?;
+        self.count_verdicts(snapshot, &way.judgement);
+        Ok(hop)
+    }
+
+    fn count_verdicts(&self, snapshot: &Snapshot, judgement: &Judgement) {
+        for verdict in [judgement.egress, judgement.ingress].into_iter().flatten() {
+            snapshot.policy.count(usize::from(self.id.0), verdict);
+        }
+    }
+
+    /// Judges a connection again, in its original direction, once for each generation. An error ends its packet, and mostly
+    /// the connection too.
+    fn revalidate(&mut self, snapshot: &Snapshot, id: FlowId) -> Result<(), Refusal> {
+        let keep = self.settings.established == Established::Keep;
+        let Some(flow) = self.flows.get_mut(id) else { return Err(DropReason::PortGone.into()) };
+        if flow.generation == snapshot.generation {
+            return Ok(());
+        }
+        let refusal = if identities(snapshot, &flow.translated) != flow.identities {
+            DropReason::AddressMoved.into()
+        } else {
+            let opening = Opening {
+                tuple: &flow.translated,
+                port: flow.judged_port,
+                entry_port: flow.entry_port,
+                entry_mac: flow.entry_mac,
+            };
+            match decide(snapshot, &opening) {
+                Ok(Way { judgement, hops, .. }) => {
+                    flow.generation = snapshot.generation;
+                    flow.judgement = judgement;
+                    flow.hops = hops;
+                    return Ok(());
+                }
+                // Asked for by name: the verdict does not count. Its way is as good as it was.
+                Err(Refusal { decided_by: Some(_), .. }) if keep => {
+                    flow.generation = snapshot.generation;
+                    return Ok(());
+                }
+                Err(Refusal { decided_by: Some(by), .. }) => {
+                    Refusal { decided_by: Some(by), ..DropReason::PolicyRevoked.into() }
+                }
+                // The way may come back, the connection is still allowed.
+                Err(refusal) if refusal.reason == DropReason::NextHopUnresolved => return Err(refusal),
+                Err(refusal) => refusal,
+            }
+        };
+        self.flows.cut(id);
+        Err(refusal)
+    }
+
+    /// An ICMP error passes if it quotes a packet of a live connection, to the one who sent that packet.
+    fn related(&mut self, snapshot: &Snapshot, packet: &Packet) -> Result<Hop, Refusal> {
+        let no_flow = || Refusal::from(DropReason::IcmpErrorNoFlow);
+        let quoted = quoted(packet.frames.data(&self.region), &packet.headers).ok_or_else(no_flow)?;
+        // A pod is no router: it complains about what was sent to itself, or not at all.
+        if packet.ingress_kind == PortKind::Pod && quoted.destination != packet.headers.source {
+            return Err(no_flow());
+        }
+        let tuple = Tuple::of_quoted(&quoted);
+        let (id, side) = [Role::Request, Role::Reply]
+            .into_iter()
+            .find_map(|role| {
+                let (key, heading) = FlowKey::of(&tuple, role);
+                let id = self.flows.find(self.flows.hash(&key), &key)?;
+                Some((id, self.flows.get(id)?.side(heading)))
+            })
+            .ok_or_else(no_flow)?;
+        self.revalidate(snapshot, id)?;
+        // It goes against the packet that it quotes.
+        let back = match side {
+            Side::Original => Side::Reply,
+            Side::Reply => Side::Original,
+        };
+        Ok(self.flows.get(id).ok_or_else(no_flow)?.hop(back))
+    }
+}
+
+fn source_mac(head: &[u8]) -> Mac {
+    head.get(6..).and_then(|bytes| bytes.first_chunk::<6>()).copied().unwrap_or_default()
+}
