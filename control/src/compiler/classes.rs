@@ -32,8 +32,8 @@ pub(super) struct Classes {
     pub(super) runs: Vec<Range<u32>>,
     /// What named ports resolve to, per class.
     pub(super) ports: Lists<(u32, u16)>,
-    /// Which of [`Survey::address_blocks`] hold the address, per class.
-    pub(super) blocks: Lists<u32>,
+    /// For each of [`Survey::address_blocks`], the classes whose address it holds, ascending.
+    pub(super) by_block: Lists<u32>,
     /// Whether some pod of the class is to be judged here.
     pub(super) in_scope: Vec<bool>,
 }
@@ -96,7 +96,8 @@ impl Classes {
             })
             .collect();
         let index = FeatureIndex::new(&survey.pod_selectors, all_features);
-        Self { endpoints, addresses, index, runs, ports: all_ports, blocks: all_blocks, in_scope }
+        let by_block = all_blocks.inverted(survey.blocks.len());
+        Self { endpoints, addresses, index, runs, ports: all_ports, by_block, in_scope }
     }
 
     /// How many classes there are.

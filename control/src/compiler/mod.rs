@@ -131,9 +131,10 @@ pub struct Compiled {
 /// # Errors
 /// [`CompileError`] if a limit is exceeded.
 pub fn compile(cluster: &Cluster, scope: Scope<'_>, limits: &Limits) -> Result<Compiled, CompileError> {
+    let pods = cluster.pods.values().filter(|pod| pod.is_subject() && !pod.addresses.is_empty()).count();
+    limits.check("pods", pods, limits.pods)?;
     let survey = Survey::new(cluster);
     let classes = Classes::new(cluster, &survey, scope);
-    limits.check("pod addresses", classes.endpoints.len(), limits.pods.saturating_mul(2))?;
     let mut terms = Terms::new(&survey, &classes, survey.selected_namespaces(cluster));
     let clauses = Clauses::new(&survey, &mut terms);
     let atoms = terms.into_atoms();

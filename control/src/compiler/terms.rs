@@ -53,9 +53,7 @@ impl<'a, 's> Terms<'a, 's> {
                     index.select(vocabulary, pods, &classes.runs_of(self.namespaces.get(namespaces)))
                 }
                 Selection::AnyPod => (0..classes.len()).collect(),
-                Selection::InBlock(block) => {
-                    (0..classes.len()).filter(|&class| classes.blocks.get(class).contains(&block)).collect()
-                }
+                Selection::InBlock(block) => classes.by_block.get(block).to_vec(),
             };
             self.selected.push(found);
         }

@@ -512,7 +512,7 @@ fn limits_fail_the_compilation() {
     let limits = Limits { pods: 4, atoms: 2, rows: 1, program_words: 32, range_boundaries: 2 };
     assert!(compile(&world.0, Scope::AllPods, &limits).is_ok());
     for (broken, what) in [
-        (Limits { pods: 3, ..limits.clone() }, "pod addresses"),
+        (Limits { pods: 3, ..limits.clone() }, "pods"),
         (Limits { atoms: 1, ..limits.clone() }, "policy atoms"),
         (Limits { rows: 0, ..limits.clone() }, "policy rows"),
         (Limits { program_words: 31, ..limits.clone() }, "policy program words"),

@@ -48,8 +48,8 @@ impl Requirement {
     fn holds(&self, features: &[Feature]) -> bool {
         let value = features.iter().find(|feature| feature.key == self.key).map(|feature| feature.pair);
         match &self.test {
-            Test::In(pairs) => value.is_some_and(|pair| pairs.contains(&pair)),
-            Test::NotIn(pairs) => value.is_none_or(|pair| !pairs.contains(&pair)),
+            Test::In(pairs) => value.is_some_and(|pair| pairs.binary_search(&pair).is_ok()),
+            Test::NotIn(pairs) => value.is_none_or(|pair| pairs.binary_search(&pair).is_err()),
             Test::Exists => value.is_some(),
             Test::DoesNotExist => value.is_none(),
         }
