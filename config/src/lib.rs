@@ -8,4 +8,6 @@
 //! The model alone is what the data plane may see; decoding (feature `decode`) brings the parsers along.
 //! No I/O: callers hand in bytes.
 
+#[cfg(feature = "decode")]
+pub mod manifest;
 pub mod model;

@@ -1,0 +1,300 @@
+//! Text into plain values: YAML 1.2 with the implicit types that Kubernetes' own parser (YAML 1.1) sees, and JSON.
+//!
+//! Documents are split before they are parsed, at lines that begin with `---`, as kubectl does it: a syntax error spoils
+//! its own document alone and is reported with that document's number. Duplicate keys are errors, because one of the
+//! two would be lost without a word. Depth and the growth by aliases are bounded, so that no file exhausts memory or stack.
+
+use std::collections::{HashMap, HashSet};
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+
+/// Deeper nesting is refused; Kubernetes objects stay far below.
+const MAX_DEPTH: usize = 100;
+/// Values that aliases of one document may add.
+const MAX_ALIASED: usize = 100_000;
+
+/// A value as Kubernetes sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Nothing, or `null`.
+    Null,
+    /// `true`, `yes`, `on`, ...
+    Bool(bool),
+    /// An integer that fits into 64 bits.
+    Int(i64),
+    /// Any other number, as written.
+    Float(String),
+    /// Text.
+    Str(String),
+    /// A list.
+    List(Vec<Value>),
+    /// An object.
+    Map(Map),
+}
+
+/// An object's fields, in order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Map {
+    /// Name and value.
+    pub fields: Vec<(String, Value)>,
+}
+
+impl Map {
+    /// The value of a field; `None` also for `null`, which the API server takes for absent.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        let (_, value) = self.fields.iter().find(|(field, _)| field == name)?;
+        (*value != Value::Null).then_some(value)
+    }
+}
+
+impl Value {
+    /// The text of a string.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What it is, for messages.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Null => "empty".to_owned(),
+            Self::Bool(value) => format!("the boolean {value}"),
+            Self::Int(value) => format!("the number {value}"),
+            Self::Float(value) => format!("the number {value}"),
+            Self::Str(text) => format!("the text {text:?}"),
+            Self::List(_) => "a list".to_owned(),
+            Self::Map(_) => "an object".to_owned(),
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::List(items) => 1 + items.iter().map(Self::size).sum::<usize>(),
+            Self::Map(map) => 1 + map.fields.iter().map(|(_, value)| value.size()).sum::<usize>(),
+            _ => 1,
+        }
+    }
+}
+
+/// The documents of a file that are not empty, numbered from 1, each as a value or with what is wrong.
+pub fn documents(text: &str) -> impl Iterator<Item = (usize, Result<Value, String>)> {
+    split(text)
+        .into_iter()
+        .filter_map(|(first_line, text)| match parse(text, first_line) {
+            Ok(None) => None,
+            Ok(Some(value)) => Some(Ok(value)),
+            // JSON that is not quite YAML: tabs, surrogate pairs.
+            Err(error) => match serde_json::from_str(text) {
+                Ok(value) => Some(Ok(from_json(value))),
+                Err(_) => Some(Err(error)),
+            },
+        })
+        .enumerate()
+        .map(|(i, value)| (i + 1, value))
+}
+
+/// The text between separators, with the number of its first line.
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let mut parts = Vec::new();
+    let (mut start, mut start_line, mut offset) = (0, 1, 0);
+    for (i, line) in text.split_inclusive('\n').enumerate() {
+        let rest = line.strip_prefix("---");
+        let separator = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if separator {
+            parts.push((start_line, text.get(start..offset).unwrap_or_default()));
+            // What follows the dashes on their line is content.
+            start = offset + 3;
+            start_line = i + 1;
+        }
+        offset += line.len();
+    }
+    parts.push((start_line, text.get(start..).unwrap_or_default()));
+    parts
+}
+
+/// A container that is being filled.
+enum Open {
+    List { anchor: usize, items: Vec<Value> },
+    Map { anchor: usize, map: Map, key: Option<String>, seen: HashSet<String> },
+}
+
+struct Builder {
+    first_line: usize,
+    stack: Vec<Open>,
+    anchors: HashMap<usize, Value>,
+    aliased: usize,
+    root: Option<Value>,
+}
+
+fn parse(text: &str, first_line: usize) -> Result<Option<Value>, String> {
+    let mut builder =
+        Builder { first_line, stack: Vec::new(), anchors: HashMap::new(), aliased: 0, root: None };
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| {
+            let line = first_line + error.marker().line().saturating_sub(1);
+            format!(
+                "line {line}, column {}: {}, expected YAML or JSON",
+                error.marker().col() + 1,
+                error.info()
+            )
+        })?;
+        builder.event(event, span.start.line())?;
+    }
+    Ok(builder.root.filter(|value| *value != Value::Null))
+}
+
+impl Builder {
+    fn event(&mut self, event: Event<'_>, line: usize) -> Result<(), String> {
+        let at = |message: String| format!("line {}: {message}", self.first_line + line.saturating_sub(1));
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let as_text = style != ScalarStyle::Plain || tag.is_some_and(|tag| tag.suffix == "str");
+                let value = if as_text { Value::Str(text.into_owned()) } else { resolve(&text) };
+                self.put(value, anchor, line)
+            }
+            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _)
+                if self.stack.len() >= MAX_DEPTH =>
+            {
+                let _ = anchor;
+                Err(at(format!("is nested deeper than {MAX_DEPTH}")))
+            }
+            Event::SequenceStart(anchor, _) => {
+                if let Some(Open::Map { key: None, .. }) = self.stack.last() {
+                    return Err(at("a list is no field name".to_owned()));
+                }
+                self.stack.push(Open::List { anchor, items: Vec::new() });
+                Ok(())
+            }
+            Event::MappingStart(anchor, _) => {
+                if let Some(Open::Map { key: None, .. }) = self.stack.last() {
+                    return Err(at("an object is no field name".to_owned()));
+                }
+                self.stack.push(Open::Map { anchor, map: Map::default(), key: None, seen: HashSet::new() });
+                Ok(())
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.stack.pop() {
+                Some(Open::List { anchor, items }) => self.put(Value::List(items), anchor, line),
+                Some(Open::Map { anchor, map, .. }) => self.put(Value::Map(map), anchor, line),
+                None => Ok(()),
+            },
+            Event::Alias(anchor) => {
+                let value = self.anchors.get(&anchor).cloned();
+                let value =
+                    value.ok_or_else(|| at("an alias of something that is not complete yet".to_owned()))?;
+                self.aliased += value.size();
+                if self.aliased > MAX_ALIASED {
+                    return Err(at(format!("aliases make more than {MAX_ALIASED} values of it")));
+                }
+                self.put(value, 0, line)
+            }
+            Event::DocumentStart(_) if self.root.is_some() => {
+                Err(at("a second document without a line of dashes before it".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&mut self, value: Value, anchor: usize, line: usize) -> Result<(), String> {
+        let line = self.first_line + line.saturating_sub(1);
+        if anchor != 0 {
+            self.anchors.insert(anchor, value.clone());
+            // A copy is kept for each; nested anchors would multiply.
+            self.aliased += value.size();
+            if self.aliased > MAX_ALIASED {
+                return Err(format!("line {line}: anchors keep more than {MAX_ALIASED} values of it"));
+            }
+        }
+        match self.stack.last_mut() {
+            None => self.root = Some(value),
+            Some(Open::List { items, .. }) => items.push(value),
+            Some(Open::Map { map, key: key @ Some(_), .. }) => {
+                map.fields.push((key.take().unwrap_or_default(), value));
+            }
+            Some(Open::Map { key, seen, .. }) => {
+                let name = match value {
+                    Value::Str(text) => text,
+                    Value::Int(number) => number.to_string(),
+                    Value::Bool(value) => value.to_string(),
+                    Value::Float(number) => number,
+                    other => return Err(format!("line {line}: {} is no field name", other.describe())),
+                };
+                if name == "<<" {
+                    return Err(format!(
+                        "line {line}: merge keys (<<) are not understood; write the fields out"
+                    ));
+                }
+                if !seen.insert(name.clone()) {
+                    return Err(format!("line {line}: the field {name:?} is there twice, expected once"));
+                }
+                *key = Some(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The type of a plain scalar, as sigs.k8s.io/yaml (YAML 1.1 types) has it.
+fn resolve(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "y" | "Y" | "on" | "On" | "ON" => {
+            return Value::Bool(true);
+        }
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "n" | "N" | "off" | "Off" | "OFF" => {
+            return Value::Bool(false);
+        }
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "-.inf" | ".nan" | ".NaN" | ".NAN" => {
+            return Value::Float(text.to_owned());
+        }
+        _ => {}
+    }
+    if !text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.')) {
+        return Value::Str(text.to_owned());
+    }
+    let plain = text.replace('_', "");
+    let (sign, digits) = match plain.strip_prefix(['+', '-']) {
+        Some(digits) => (if plain.starts_with('-') { "-" } else { "" }, digits),
+        None => ("", plain.as_str()),
+    };
+    let radix = |digits: &str, radix| i64::from_str_radix(&format!("{sign}{digits}"), radix).ok();
+    let integer = if let Some(hex) = digits.strip_prefix("0x") {
+        radix(hex, 16)
+    } else if let Some(binary) = digits.strip_prefix("0b") {
+        radix(binary, 2)
+    } else if let Some(octal) = digits.strip_prefix("0o") {
+        radix(octal, 8)
+    } else if digits.len() > 1
+        && digits.starts_with('0')
+        && digits.bytes().all(|digit| digit.is_ascii_digit())
+    {
+        radix(digits, 8)
+    } else {
+        radix(digits, 10)
+    };
+    if let Some(integer) = integer.filter(|_| digits.starts_with(|first: char| first.is_ascii_digit())) {
+        return Value::Int(integer);
+    }
+    let number =
+        digits.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'))
+            && digits.bytes().any(|byte| byte.is_ascii_digit())
+            && plain.parse::<f64>().is_ok();
+    if number { Value::Float(text.to_owned()) } else { Value::Str(text.to_owned()) }
+}
+
+fn from_json(value: serde_json::Value) -> Value {
+    match value {
+        serde_json::Value::Null => Value::Null,
+        serde_json::Value::Bool(value) => Value::Bool(value),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(integer) => Value::Int(integer),
+            None => Value::Float(number.to_string()),
+        },
+        serde_json::Value::String(text) => Value::Str(text),
+        serde_json::Value::Array(items) => Value::List(items.into_iter().map(from_json).collect()),
+        serde_json::Value::Object(fields) => Value::Map(Map {
+            fields: fields.into_iter().map(|(name, value)| (name, from_json(value))).collect(),
+        }),
+    }
+}
