@@ -32,7 +32,9 @@ use crate::port::Port;
 use crate::record::DropRecord;
 use crate::snapshot::{Inconsistent, Snapshot};
 use crate::worker::wake::Waker;
-use crate::worker::{Activity, Commons, Unresolved, Worker, WorkerEnds, WorkerSettings, WorkerView, workers};
+use crate::worker::{
+    Activity, Commons, Unresolved, Worker, WorkerEnds, WorkerSettings, WorkerView, commons, workers,
+};
 
 /// What a worker does when nothing is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -172,7 +174,7 @@ impl Engine {
             return Err(EngineError::Frames { have: ledger.free(), workers: count, each });
         }
         let pools: Vec<FramePool> = config.cores.iter().map(|_| ledger.pool(each)).collect();
-        let commons: Commons = Arc::new(ArrayQueue::new(region.chunks().max(1) as usize));
+        let commons = commons(region);
         let clock = MonotonicClock::new();
         let (made, ends) = workers(region, pools, &commons, &config.worker, &clock)
             .map_err(|source| EngineError::Start { worker: 0, source })?;

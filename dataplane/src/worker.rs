@@ -41,7 +41,7 @@ use forward::ErrorBudget;
 use owner::Ownership;
 use wake::{Sleeper, Waker};
 
-pub use exchange::Commons;
+pub use exchange::{Commons, commons};
 
 /// What happens to an established connection that the policies in force no longer allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

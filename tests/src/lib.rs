@@ -1,11 +1,18 @@
 //! The whole product under test.
 //!
 //! [`oracle`] is what the NetworkPolicy API says, [`generate`] makes the clusters on which the compiled tables must
-//! agree with it, and [`compare`] holds the two against each other.
+//! agree with it, and [`compare`] holds the two against each other. [`rig`] is a gateway in memory: real workers over
+//! in-memory ports, fed with [`frames`].
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this crate is tests: a failed expectation is a failed test"
+)]
 
 pub mod choices;
 pub mod compare;
-#[allow(clippy::expect_used)]
+pub mod frames;
 pub mod generate;
 pub mod minimise;
 pub mod oracle;
+pub mod rig;

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use af_xdp::{Frame, FramePool};
+use af_xdp::{Frame, FramePool, Region};
 use crossbeam::queue::ArrayQueue;
 
 use super::wake::Waker;
@@ -33,6 +33,12 @@ impl Handed {
 
 /// Frames for whoever lacks some. Lock-free.
 pub type Commons = Arc<ArrayQueue<Frame>>;
+
+/// Commons with room for every frame of `region`.
+#[must_use]
+pub fn commons(region: &Region) -> Commons {
+    Arc::new(ArrayQueue::new(region.chunks().max(1) as usize))
+}
 
 struct Outbound {
     ring: rtrb::Producer<Handed>,

@@ -1,0 +1,129 @@
+//! Ethernet frames for tests, built with etherparse, so that lengths and checksums are somebody else's work.
+
+use std::net::IpAddr;
+
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
+use podgate_dataplane::packet::PortId;
+use podgate_dataplane::snapshot::Mac;
+
+use crate::rig::{ROUTER_MAC, UPLINK, gateway_mac, peer_mac};
+
+/// Where a frame starts: who sends it, over which port.
+#[derive(Debug, Clone, Copy)]
+pub struct From {
+    /// The port it will arrive on.
+    pub port: PortId,
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+}
+
+impl From {
+    /// With the usual TTL.
+    #[must_use]
+    pub fn new(port: PortId, source: IpAddr, destination: IpAddr) -> Self {
+        Self { port, source, destination, hop_limit: 64 }
+    }
+
+    fn mac(&self) -> Mac {
+        if self.port == UPLINK { ROUTER_MAC } else { peer_mac(self.port) }
+    }
+
+    fn ip(&self) -> PacketBuilderStep<IpHeaders> {
+        let link = PacketBuilder::ethernet2(self.mac(), gateway_mac(self.port));
+        match (self.source, self.destination) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => link.ipv4(a.octets(), b.octets(), self.hop_limit),
+            (IpAddr::V6(a), IpAddr::V6(b)) => link.ipv6(a.octets(), b.octets(), self.hop_limit),
+            _ => panic!("{} and {}: expected one family", self.source, self.destination),
+        }
+    }
+
+    /// A UDP datagram.
+    #[must_use]
+    pub fn udp(&self, source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.ip().udp(source, destination).write(&mut frame, payload).expect("builds");
+        frame
+    }
+
+    /// A TCP segment with these flags: letters of `SAFRP`.
+    #[must_use]
+    pub fn tcp(&self, source: u16, destination: u16, flags: &str) -> Vec<u8> {
+        let mut step = self.ip().tcp(source, destination, 1000, 65_000);
+        for flag in flags.chars() {
+            step = match flag {
+                'S' => step.syn(),
+                'A' => step.ack(1),
+                'F' => step.fin(),
+                'R' => step.rst(),
+                'P' => step.psh(),
+                other => panic!("no TCP flag {other}"),
+            };
+        }
+        let mut frame = Vec::new();
+        step.write(&mut frame, &[]).expect("builds");
+        frame
+    }
+
+    /// A ping or its answer.
+    #[must_use]
+    pub fn echo(&self, identifier: u16, reply: bool) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let step = self.ip();
+        match (self.source.is_ipv6(), reply) {
+            (false, false) => step.icmpv4_echo_request(identifier, 1).write(&mut frame, b"ping"),
+            (false, true) => step.icmpv4_echo_reply(identifier, 1).write(&mut frame, b"ping"),
+            (true, false) => step.icmpv6_echo_request(identifier, 1).write(&mut frame, b"ping"),
+            (true, true) => step.icmpv6_echo_reply(identifier, 1).write(&mut frame, b"ping"),
+        }
+        .expect("builds");
+        frame
+    }
+
+    /// An SCTP packet with one chunk of this type and without data.
+    #[must_use]
+    pub fn sctp(&self, source: u16, destination: u16, chunk: u8) -> Vec<u8> {
+        let mut body = Vec::new();
+        body.extend_from_slice(&source.to_be_bytes());
+        body.extend_from_slice(&destination.to_be_bytes());
+        body.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0]);
+        body.extend_from_slice(&[chunk, 0, 0, 4]);
+        let crc = crc32c::crc32c(&body).to_le_bytes();
+        body[8..12].copy_from_slice(&crc);
+        self.other(132, &body)
+    }
+
+    /// Any protocol, with what follows the IP header.
+    #[must_use]
+    pub fn other(&self, protocol: u8, body: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.ip().write(&mut frame, protocol.into(), body).expect("builds");
+        frame
+    }
+
+    /// Destination unreachable (port) about a packet that was sent, given as a frame.
+    #[must_use]
+    pub fn unreachable(&self, about: &[u8]) -> Vec<u8> {
+        let quote = &about[14..];
+        let mut body =
+            if self.source.is_ipv6() { vec![1, 4, 0, 0, 0, 0, 0, 0] } else { vec![3, 3, 0, 0, 0, 0, 0, 0] };
+        body.extend_from_slice(quote);
+        let (protocol, sum) = match (self.source, self.destination) {
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let sum = etherparse::checksum::Sum16BitWords::new()
+                    .add_16bytes(a.octets())
+                    .add_16bytes(b.octets())
+                    .add_4bytes((body.len() as u32).to_be_bytes())
+                    .add_4bytes([0, 0, 0, 58]);
+                (58, sum)
+            }
+            _ => (1, etherparse::checksum::Sum16BitWords::new()),
+        };
+        let checksum = sum.add_slice(&body).ones_complement().to_be().to_be_bytes();
+        body[2..4].copy_from_slice(&checksum);
+        self.other(protocol, &body)
+    }
+}

@@ -1,0 +1,351 @@
+//! A gateway in memory: real workers over in-memory ports and a virtual clock, in one thread.
+//!
+//! Everything between a port's receive ring and its transmit ring is the code that runs on a node; only the devices and
+//! the time are the test's. So a run is the same each time, and what a test sees is what a pod would see. Workers take
+//! their turns when [`Rig::settle`] says so, until none has anything left to do.
+//!
+//! Two promises are checked after each step: every packet is accounted for, and no frame is lost.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use af_xdp::twin::Sent;
+use af_xdp::{Abilities, FramePool, Region};
+use podgate_config::model::{Cluster, ObjectName};
+use podgate_control::compiler::{Compiled, Limits, Scope, compile};
+use podgate_dataplane::clock::VirtualClock;
+use podgate_dataplane::counters::Snapshot as Counts;
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
+use podgate_dataplane::port::{MemoryPort, MemoryWire};
+use podgate_dataplane::record::DropRecord;
+use podgate_dataplane::snapshot::{
+    Delivery, DirectRoute, DirectRoutes, Mac, NodeAddresses, PortEntry, Snapshot,
+};
+use podgate_dataplane::worker::{Activity, Commons, Worker, WorkerEnds, WorkerSettings, commons, workers};
+use podgate_rcu::{Publisher, Reader};
+
+/// Frames of a rig's region.
+const FRAMES: u32 = 2048;
+/// Frames of each worker at the start.
+const SHARE: usize = 512;
+/// Entries of each ring.
+const RING: u32 = 64;
+/// Every port's MTU.
+pub const MTU: u16 = 1500;
+/// Networks behind the uplink.
+pub const OUTSIDE: &str = "192.0.2.0/24";
+/// The same for IPv6.
+pub const OUTSIDE_V6: &str = "2001:db8::/32";
+
+struct Wired {
+    kind: PortKind,
+    worker: WorkerId,
+    wire: MemoryWire,
+    /// For a pod port.
+    pod: Option<(ObjectName, u32)>,
+    closed: bool,
+}
+
+/// The gateway and the ends of its wires.
+pub struct Rig {
+    region: Region,
+    clock: VirtualClock,
+    workers: Vec<Worker<VirtualClock>>,
+    readers: Vec<Reader<Snapshot>>,
+    publisher: Publisher<Snapshot>,
+    ends: Vec<WorkerEnds>,
+    commons: Commons,
+    ports: BTreeMap<PortId, Wired>,
+    spare: FramePool,
+    generation: u64,
+    identities: u32,
+    /// What the last publication was compiled from, and what came out.
+    pub compiled: Option<Compiled>,
+    /// Whether the sources have synced.
+    pub synced: bool,
+    /// The node's addresses.
+    pub node: Vec<IpAddr>,
+}
+
+/// The host stack's port.
+pub const HOST: PortId = PortId(0);
+/// The uplink.
+pub const UPLINK: PortId = PortId(1);
+
+/// The gateway's MAC address on a port.
+#[must_use]
+pub fn gateway_mac(port: PortId) -> Mac {
+    [2, 0xaa, 0, 0, (port.0 >> 8) as u8, port.0 as u8]
+}
+
+/// The MAC address of what is behind a port.
+#[must_use]
+pub fn peer_mac(port: PortId) -> Mac {
+    [2, 0xbb, 0, 0, (port.0 >> 8) as u8, port.0 as u8]
+}
+
+/// The MAC address of every neighbour on the uplink.
+pub const ROUTER_MAC: Mac = [2, 0xcc, 0, 0, 0, 1];
+
+impl Rig {
+    /// A gateway of `count` workers with a host port and an uplink, and no pods. Nothing is published yet but the closed
+    /// snapshot.
+    ///
+    /// # Panics
+    /// If memory or file descriptors are used up.
+    #[must_use]
+    pub fn new(count: u8, settings: &WorkerSettings) -> Self {
+        let (region, mut ledger) = Region::new(FRAMES).expect("a region");
+        let settings = WorkerSettings { frames: SHARE, hand_over: 128, ..settings.clone() };
+        let pools = (0..count).map(|_| ledger.pool(SHARE)).collect();
+        let commons = commons(&region);
+        let clock = VirtualClock::new();
+        let (workers, ends) = workers(&region, pools, &commons, &settings, &clock).expect("workers");
+        let publisher = Publisher::new(Snapshot::closed());
+        let readers = workers.iter().map(|_| publisher.reader_handle().register()).collect();
+        let mut rig = Self {
+            spare: ledger.pool(FRAMES as usize),
+            region,
+            clock,
+            workers,
+            readers,
+            publisher,
+            ends,
+            commons,
+            ports: BTreeMap::new(),
+            generation: 1,
+            identities: 0,
+            compiled: None,
+            synced: true,
+            node: ["10.244.255.254", "fd00:10:244::fffe"]
+                .map(|text| text.parse().expect("an address"))
+                .to_vec(),
+        };
+        rig.wire(HOST, PortKind::Host, WorkerId(0), None);
+        rig.wire(UPLINK, PortKind::Uplink, WorkerId(count - 1), None);
+        rig
+    }
+
+    fn wire(&mut self, id: PortId, kind: PortKind, worker: WorkerId, pod: Option<(ObjectName, u32)>) {
+        let (port, wire) = MemoryPort::new(&self.region, RING, Abilities::new(true, true)).expect("a port");
+        self.workers[usize::from(worker.0)].attach(id, kind, Box::new(port));
+        self.ports.insert(id, Wired { kind, worker, wire, pod, closed: false });
+    }
+
+    /// Gives a pod a port on a worker. Publish afterwards.
+    pub fn add_pod(&mut self, pod: &ObjectName, worker: WorkerId) -> PortId {
+        let id = PortId((2..).find(|id| !self.ports.contains_key(&PortId(*id))).expect("a free number"));
+        self.identities += 1;
+        self.wire(id, PortKind::Pod, worker, Some((pod.clone(), self.identities)));
+        id
+    }
+
+    /// Takes a pod's port away. Publish before or afterwards.
+    ///
+    /// # Panics
+    /// If there is no such port.
+    pub fn remove_pod(&mut self, id: PortId) {
+        let wired = self.ports.remove(&id).expect("a port");
+        let port = self.workers[usize::from(wired.worker.0)].detach(id).expect("the worker has it");
+        port.close().into_iter().for_each(|frame| self.spare.put(frame));
+    }
+
+    /// Sets or clears a port's flag. Publish afterwards.
+    pub fn set_closed(&mut self, id: PortId, closed: bool) {
+        if let Some(wired) = self.ports.get_mut(&id) {
+            wired.closed = closed;
+        }
+    }
+
+    /// Compiles a cluster and publishes it with the ports there are. The pods' addresses are those of the cluster.
+    ///
+    /// # Panics
+    /// If the compiler refuses.
+    pub fn publish(&mut self, cluster: &Cluster) {
+        let mut compiled = compile(cluster, Scope::AllPods, &Limits::default()).expect("compiles");
+        compiled.tables = compiled.tables.with_hits(self.workers.len());
+        let snapshot = self.snapshot(cluster, &compiled);
+        snapshot.check(self.workers.len()).expect("consistent");
+        self.compiled = Some(compiled);
+        while self.publisher.publish(self.clone_of(&snapshot)).is_err() {
+            self.publisher.collect();
+        }
+        self.publisher.collect();
+    }
+
+    /// Publishing may be refused, which gives nothing back: make it anew.
+    fn clone_of(&self, snapshot: &Snapshot) -> Snapshot {
+        Snapshot {
+            generation: snapshot.generation,
+            synced: snapshot.synced,
+            policy: snapshot.policy.clone(),
+            deliveries: snapshot.deliveries.clone(),
+            ports: snapshot.ports.clone(),
+            host: snapshot.host,
+            node: snapshot.node.clone(),
+            direct: snapshot.direct.clone(),
+        }
+    }
+
+    fn snapshot(&mut self, cluster: &Cluster, compiled: &Compiled) -> Snapshot {
+        self.generation += 1;
+        let mut deliveries = vec![Delivery::default(); compiled.tables.slots()];
+        let mut ports = vec![None; usize::from(self.ports.keys().last().map_or(0, |id| id.0 + 1))];
+        for (number, pod) in cluster.pods.values().filter(|pod| pod.is_subject()).enumerate() {
+            for address in &pod.addresses {
+                if let Some((index, _)) = compiled.tables.lookup(*address) {
+                    // Remote unless a port says otherwise.
+                    deliveries[index.get()] = Delivery { identity: 1_000_000 + number as u32, port: None };
+                }
+            }
+        }
+        for (id, wired) in &self.ports {
+            let addresses = match &wired.pod {
+                Some((name, identity)) => {
+                    let pod = cluster.pods.get(name);
+                    let addresses = pod.filter(|pod| pod.is_subject()).map_or(&[][..], |pod| &pod.addresses);
+                    for address in addresses {
+                        if let Some((index, _)) = compiled.tables.lookup(*address) {
+                            deliveries[index.get()] = Delivery { identity: *identity, port: Some(*id) };
+                        }
+                    }
+                    addresses
+                }
+                None => &[],
+            };
+            ports[usize::from(id.0)] = Some(PortEntry {
+                kind: wired.kind,
+                worker: wired.worker,
+                mac: gateway_mac(*id),
+                peer_mac: peer_mac(*id),
+                mtu: MTU,
+                closed: wired.closed,
+                addresses: addresses.into(),
+                identity: wired.pod.as_ref().map_or(0, |(_, identity)| *identity),
+            });
+        }
+        let route = |network: &str, via: &str| DirectRoute {
+            network: network.parse().expect("a network"),
+            port: UPLINK,
+            via: Some(via.parse().expect("an address")),
+        };
+        let (router, router_v6) = ("203.0.113.1", "2001:db8:ffff::1");
+        let neighbour = |address: &str| ((UPLINK, address.parse().expect("an address")), ROUTER_MAC);
+        Snapshot {
+            generation: self.generation,
+            synced: self.synced,
+            policy: compiled.tables.clone(),
+            deliveries: deliveries.into(),
+            ports: ports.into(),
+            host: Some(HOST),
+            node: NodeAddresses::new(self.node.iter().copied()),
+            direct: DirectRoutes::new(
+                [
+                    route(OUTSIDE, router),
+                    route(OUTSIDE_V6, router_v6),
+                    route("198.51.100.0/24", "203.0.113.99"),
+                ],
+                [neighbour(router), neighbour(router_v6)],
+            ),
+        }
+    }
+
+    /// Time passes.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// A frame arrives on a port. False if there was no room.
+    ///
+    /// # Panics
+    /// If there is no such port.
+    pub fn deliver(&mut self, port: PortId, frame: &[u8]) -> bool {
+        self.ports.get_mut(&port).expect("a port").wire.deliver(frame)
+    }
+
+    /// Has one worker take one turn.
+    pub fn turn(&mut self, worker: usize) -> Activity {
+        self.workers[worker].turn(&mut self.readers[worker])
+    }
+
+    /// Has all workers take turns until nothing is left to do, and returns what came out of the ports, with the checks
+    /// of the module.
+    ///
+    /// # Panics
+    /// If a packet or frame is not accounted for.
+    pub fn settle(&mut self) -> Vec<(PortId, Sent)> {
+        let mut idle = 0;
+        let mut turns = 0;
+        while idle < 3 {
+            let mut busy = false;
+            for worker in 0..self.workers.len() {
+                busy |= self.turn(worker) == Activity::Busy;
+            }
+            idle = if busy { 0 } else { idle + 1 };
+            turns += 1;
+            assert!(turns < 10_000, "the workers do not come to rest");
+        }
+        let sent = self.take();
+        assert_eq!(self.counts().imbalance(), 0, "a packet is not accounted for: {:?}", self.counts());
+        sent
+    }
+
+    /// What came out of the ports since the last call.
+    pub fn take(&mut self) -> Vec<(PortId, Sent)> {
+        let ports = self.ports.iter_mut();
+        ports.flat_map(|(id, wired)| wired.wire.take().into_iter().map(|sent| (*id, sent))).collect()
+    }
+
+    /// Counters of all workers together.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        self.ends.iter().for_each(|ends| sum.add(&ends.view.counters.snapshot()));
+        sum
+    }
+
+    /// Drops by reason, those that are not 0.
+    #[must_use]
+    pub fn drops(&self) -> BTreeMap<DropReason, u64> {
+        let counts = self.counts().counts;
+        let all = DropReason::ALL.iter().map(|reason| (*reason, counts.drops(*reason).iter().sum()));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Records of drops since the last call.
+    pub fn records(&mut self) -> Vec<DropRecord> {
+        self.ends.iter_mut().flat_map(|ends| std::iter::from_fn(|| ends.drops.pop())).collect()
+    }
+
+    /// Neighbours that packets wanted.
+    pub fn unresolved(&mut self) -> Vec<(PortId, IpAddr)> {
+        self.ends.iter_mut().flat_map(|ends| std::iter::from_fn(|| ends.unresolved.pop().ok())).collect()
+    }
+
+    /// Connections in all tables.
+    #[must_use]
+    pub fn flows(&self) -> u64 {
+        self.ends.iter().map(|ends| ends.view.flows()).sum()
+    }
+
+    /// Ends everything.
+    ///
+    /// # Panics
+    /// If a frame is missing.
+    pub fn finish(self) {
+        let Self { workers, mut spare, commons, ports, .. } = self;
+        drop(ports);
+        for worker in workers {
+            let (ports, mut pool) = worker.into_parts();
+            ports.into_iter().flat_map(|port| port.close()).for_each(|frame| pool.put(frame));
+            let all = pool.len();
+            pool.give(&mut spare, all);
+        }
+        while let Some(frame) = commons.pop() {
+            spare.put(frame);
+        }
+        assert_eq!(spare.len(), FRAMES as usize, "frames are lost");
+    }
+}
