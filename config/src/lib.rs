@@ -11,3 +11,5 @@
 #[cfg(feature = "decode")]
 pub mod manifest;
 pub mod model;
+#[cfg(feature = "decode")]
+pub mod settings;

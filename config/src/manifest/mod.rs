@@ -9,7 +9,7 @@
 //! Workloads are expanded to pods by their templates here, so nobody behind this module knows of them. A workload
 //! that came from a server (it has a uid) is skipped instead: its pods come along as pods.
 //!
-//! [`review`] looks at all objects together, [`assign_addresses`] gives pods without an address one.
+//! [`review()`] looks at all objects together, [`assign_addresses`] gives pods without an address one.
 
 mod addresses;
 mod meta;
@@ -19,7 +19,7 @@ mod reader;
 mod review;
 #[cfg(test)]
 mod tests;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
