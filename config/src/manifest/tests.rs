@@ -397,3 +397,17 @@ fn objects_side_by_side() {
     assert!(findings[2].contains("NetworkPolicy ns/p: spec.podSelector: selects no live pod"));
     assert!(findings[3].contains("spec.ingress[0].ports[0].port: no selected pod has a port of this name"));
 }
+
+#[test]
+fn the_example_is_valid_and_says_nothing_suspicious() {
+    let mut all = String::new();
+    for text in
+        [include_str!("../../examples/shop/pods.yaml"), include_str!("../../examples/shop/policies.yaml")]
+    {
+        all.push_str("---\n");
+        all.push_str(text);
+    }
+    let cluster = cluster(&all);
+    assert_eq!((cluster.namespaces.len(), cluster.pods.len(), cluster.policies.len()), (3, 6, 12));
+    assert_eq!(review(&cluster), []);
+}
