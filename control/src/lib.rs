@@ -8,10 +8,13 @@
 pub mod admin;
 pub mod cli;
 pub mod compiler;
+pub mod daemon;
 pub mod explain;
 pub mod gateway;
 pub mod lab;
 pub mod netlink;
 pub mod ports;
+pub mod source;
 pub mod status;
+pub mod store;
 pub mod telemetry;

@@ -143,7 +143,7 @@ pub struct WorkerStatus {
     /// Its number.
     pub worker: u8,
     /// The CPU it is pinned to.
-    pub core: Option<usize>,
+    pub core: usize,
     /// Packets received.
     pub received: u64,
     /// Packets sent.
@@ -236,7 +236,7 @@ impl Status {
         for worker in &self.workers {
             table.row([
                 worker.worker.to_string(),
-                worker.core.map_or_else(|| "-".to_owned(), |core| core.to_string()),
+                worker.core.to_string(),
                 worker.received.to_string(),
                 worker.sent.to_string(),
                 worker.dropped.to_string(),

@@ -19,6 +19,9 @@
 //!
 //! No tokio, no kube, no serde: this crate can run in a process that has nothing but memory and sockets.
 
+/// Sockets, packet memory and steering programs: what it takes to make a [`port::Port`] of a device.
+pub use af_xdp;
+
 pub mod checksum;
 pub mod clock;
 pub mod counters;

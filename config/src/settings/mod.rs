@@ -369,7 +369,7 @@ mod tests {
                 "f.yaml: workers: is \"0\", expected `all`, or a number from 1 to 255",
                 "f.yaml: idle: is \"maybe\", expected `sleep` or `spin`",
                 "f.yaml: colour: is no setting; `podgate config` lists all",
-                "f.yaml: ring_size: is \"100\", expected a power of two from 64 to 65536",
+                "f.yaml: ring_size: is \"100\", expected a power of two from 64 to 32768",
                 "f.yaml: direct: is \"10.0.0.0\", expected networks as 10.0.0.0/8",
                 "f.yaml: node: is a list, expected a node's name",
                 "f.yaml: ports: is \"veth0\", expected entries of INTERFACE NAMESPACE/POD ADDRESS [ADDRESS]",

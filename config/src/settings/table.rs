@@ -40,7 +40,7 @@ impl Default for Settings {
             direct: Vec::new(),
             host_mtu: 1500,
             bpffs: PathBuf::from("/run/podgate/bpf"),
-            frames: 32_768,
+            frames: 131_072,
             ring_size: 2048,
             flows: 262_144,
             limit_pods: 1 << 17,
@@ -241,13 +241,13 @@ pub static TABLE: &[Setting] = &[
     ),
     one!(
         ring_size,
-        "a power of two from 64 to 65536",
+        "a power of two from 64 to 32768",
         "Entries of each ring between kernel and gateway, for each queue of each port",
         ToString::to_string,
         |text: &str| text
             .parse()
             .ok()
-            .filter(|size: &u32| size.is_power_of_two() && (64..=65_536).contains(size))
+            .filter(|size: &u32| size.is_power_of_two() && (64..=32_768).contains(size))
     ),
     count!(
         flows,

@@ -5,8 +5,11 @@
 //! with its causes, and only [`main`] chooses the code.
 
 mod args;
+mod check;
 mod console;
+mod explain;
 mod remote;
+mod run;
 
 use std::io;
 use std::process::ExitCode;
@@ -50,11 +53,15 @@ pub fn main() -> ExitCode {
 /// Whatever kept it from being carried out: exit code 2.
 pub fn dispatch(command: &Command, console: &mut Console) -> anyhow::Result<Outcome> {
     match command {
+        Command::Run(args) => run::run(args),
+        Command::Config(args) => run::config(args, console),
+        Command::Check(args) => check::check(args, console),
+        Command::Explain(args) => explain::explain(args, console),
+        Command::Matrix(args) => explain::reachability(args, console),
         Command::Status(args) => remote::status(args, console),
         Command::Drops(args) => remote::drops(args, console),
         Command::Port(command) => remote::port(command, console),
         Command::Lab(command) => crate::lab::run(command, console),
-        _ => anyhow::bail!("not in this build"),
     }
 }
 

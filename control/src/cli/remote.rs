@@ -8,7 +8,7 @@ use super::args::{DropsArgs, PortAddArgs, PortCommand, PortRemoveArgs, SocketArg
 use super::console::{Console, Outcome, Tone};
 use crate::admin::client::Client;
 use crate::admin::protocol::{DropLine, PortSpec, Request};
-use crate::status::{PortStatus, Status, print_ports};
+use crate::status::{PortState, PortStatus, Status, print_ports};
 
 /// `podgate status`. A gateway that is not ready is bad news.
 pub fn status(args: &SocketArgs, console: &mut Console) -> anyhow::Result<Outcome> {
@@ -50,7 +50,9 @@ pub fn port(command: &PortCommand, console: &mut Console) -> anyhow::Result<Outc
                 mac: mac.clone(),
             };
             let port: PortStatus = Client::connect(&socket.socket)?.ask(Request::PortAdd(spec))?;
-            show_ports(&[port], console)
+            let up = port.state == PortState::Up;
+            show_ports(&[port], console)?;
+            Ok(if up { Outcome::Fine } else { Outcome::BadNews })
         }
         PortCommand::Remove(PortRemoveArgs { socket, interface }) => {
             let request = Request::PortRemove { interface: interface.clone() };

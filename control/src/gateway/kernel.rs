@@ -24,6 +24,8 @@ pub struct KernelView {
 pub struct Applied {
     /// The snapshot has to be built anew: addresses, neighbours or routes are others.
     pub changed: bool,
+    /// Addresses of this kernel are.
+    pub addresses: bool,
     /// This link is gone.
     pub gone: Option<u32>,
     /// This link is new, or was renamed.
@@ -78,10 +80,10 @@ impl KernelView {
                 applied.gone = Some(link.index);
             }
             Event::Address(address) => {
-                applied.changed = self.addresses.insert((address.index, address.address));
+                applied.addresses = self.addresses.insert((address.index, address.address));
             }
             Event::AddressGone(address) => {
-                applied.changed = self.addresses.remove(&(address.index, address.address));
+                applied.addresses = self.addresses.remove(&(address.index, address.address));
             }
             Event::Neighbour(neighbour) => applied.changed = self.set_neighbour(&neighbour),
             Event::NeighbourGone(neighbour) => {
@@ -100,6 +102,7 @@ impl KernelView {
             }
             Event::Overrun => applied.relist = true,
         }
+        applied.changed |= applied.addresses;
         applied
     }
 
@@ -143,31 +146,23 @@ impl KernelView {
             .map(|((_, address), mac)| (*address, *mac))
     }
 
-    /// How the kernel reaches `network` by this link: the most specific of its routes that holds all of it. On-link
-    /// if it has none: the settings say that the network is there.
+    /// How the kernel reaches `network` by this link, and the prefix length of the route that says so: the most specific
+    /// one that holds all of it. `None` if it has none by this link.
     #[must_use]
-    pub fn next_hop(&self, network: IpNet, index: u32) -> NextHop {
-        let best = self
-            .routes
+    pub fn next_hop(&self, network: IpNet, index: u32) -> Option<(NextHop, u8)> {
+        self.routes
             .iter()
             .filter(|route| route.destination.contains(&network))
-            .filter_map(|route| match route.nexthop {
-                Nexthop::Link { index: by } if by == index => Some((route, NextHop::OnLink)),
-                Nexthop::Gateway { index: by, address } if by == index => {
-                    Some((route, NextHop::Via(address)))
+            .filter_map(|route| {
+                let length = route.destination.prefix_len();
+                match route.nexthop {
+                    Nexthop::Link { index: by } if by == index => Some((NextHop::OnLink, length)),
+                    Nexthop::Gateway { index: by, address } if by == index => {
+                        Some((NextHop::Via(address), length))
+                    }
+                    _ => None,
                 }
-                _ => None,
             })
-            .max_by_key(|(route, _)| route.destination.prefix_len());
-        best.map_or(NextHop::OnLink, |(_, hop)| hop)
-    }
-
-    /// Routes to single addresses by this link: those that the gateway has made for pods, or an earlier one left.
-    pub fn host_routes(&self, index: u32) -> impl Iterator<Item = &Route> {
-        self.routes.iter().filter(move |route| {
-            matches!(route.nexthop, Nexthop::Link { index: by } if by == index)
-                && route.destination.prefix_len() == route.destination.max_prefix_len()
-                && !matches!(route.destination.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local())
-        })
+            .max_by_key(|(_, length)| *length)
     }
 }

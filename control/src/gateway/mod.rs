@@ -1,12 +1,387 @@
-//! The gateway's control loop and what it decides by.
+//! The gateway's control loop: from sources, ports and the kernel to what the workers judge by.
+//!
+//! One task owns everything that changes: the ports, the store's last word, the kernel's tables, the engine. Whatever
+//! happens (a manifest was saved, a port was asked for, a link went away) is noted first and acted upon after
+//! [`SETTLE`], so that a burst costs one compilation. Then:
+//!
+//! ```text
+//! sources' objects + ports --resolve--> cluster --compile--> tables --build--> snapshot --publish--> workers
+//! ```
+//!
+//! A step that fails leaves the last good snapshot in force and is told in the log, the status and the metrics; nothing
+//! is ever half applied. A kernel event that changes nothing that packets depend on publishes nothing.
 //!
 //! [`resolve`](mod@resolve) says whose an address is, [`identity`] tells a pod from its successor, [`kernel`] follows what
-//! the node's kernel knows, [`history`] remembers what each generation was made of, and [`handle`] is how others ask.
+//! the node's kernel knows, [`ports`] what is wanted and open, [`history`] what each generation was made of, and
+//! [`handle`] is how others ask.
 
+pub mod devices;
+pub mod drops;
 pub mod handle;
 pub mod history;
 pub mod identity;
 pub mod kernel;
+pub mod options;
+pub mod ports;
+pub mod publish;
+pub mod report;
 pub mod resolve;
+pub mod snapshot;
+mod wiring;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use podgate_config::manifest::Severity;
+use podgate_config::model::ObjectName;
+use podgate_dataplane::clock::{Clock, MonotonicClock};
+use podgate_dataplane::engine::Engine;
+use podgate_dataplane::record::DropRecord;
+use podgate_dataplane::worker::Unresolved;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::netlink::{Event, NeighbourKind, Netlink, Watch};
+use crate::ports::file::PortFile;
+use crate::source::SourceState;
+use crate::status::PortStatus;
+use crate::telemetry::metrics::Metrics;
+
+use devices::Devices;
 pub use handle::GatewayHandle;
+use handle::{Ask, DropFeed, InForce};
+use kernel::KernelView;
+use options::Options;
+use ports::PortTable;
+use publish::Publisher;
+use snapshot::Inputs;
+pub use wiring::StartError;
+
+/// How long a burst of changes is waited for.
+const SETTLE: Duration = Duration::from_millis(3);
+
+/// How often retired snapshots and drop records are collected.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often a port that was asked for is looked at until its table is in force.
+const POLL_IN_FORCE: Duration = Duration::from_millis(1);
+
+/// Drop records taken from each worker at once.
+const DROPS_AT_ONCE: usize = 1024;
+
+/// Neighbours the kernel is asked to find at most: a pod may send to every address of a network.
+const MAX_RESOLVING: usize = 1024;
+
+/// Somebody who waits until a generation is in force.
+struct Waiting {
+    interface: String,
+    /// Unknown until it is published.
+    generation: Option<u64>,
+    reply: oneshot::Sender<Result<PortStatus, String>>,
+}
+
+/// The control loop.
+pub struct Gateway {
+    options: Options,
+    netlink: Netlink,
+    events: Watch,
+    kernel: KernelView,
+    source: watch::Receiver<SourceState>,
+    devices: Devices,
+    engine: Engine,
+    ports: PortTable,
+    port_file: PortFile,
+    publisher: Publisher,
+    /// Pods whose ports are closed, and why, as published last.
+    closed: BTreeMap<ObjectName, String>,
+    metrics: Metrics,
+    asks: mpsc::Receiver<Ask>,
+    in_force: watch::Sender<InForce>,
+    drops: Arc<DropFeed>,
+    lost_drops: u64,
+    waiting: Vec<Waiting>,
+    /// When what was noted is acted upon.
+    settle: Option<Instant>,
+    next_tick: Instant,
+    /// The sources' objects changed, or the ports' identities.
+    recompile: bool,
+    source_lives: bool,
+    resolving: BTreeSet<(u32, IpAddr)>,
+    /// Pod addresses that the kernel knows the way to, and whether they can be reached.
+    steered: BTreeMap<IpAddr, bool>,
+    started: Instant,
+    told: BTreeSet<String>,
+}
+
+impl Gateway {
+    /// Runs until `stop` is ready, then stops the workers and leaves the devices as the settings say.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        loop {
+            let wake = self.next_wake();
+            if wake <= Instant::now() {
+                self.wake().await;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                event = self.events.next() => self.kernel_event(event).await,
+                Some(ask) = self.asks.recv() => self.answer(ask).await,
+                changed = self.source.changed(), if self.source_lives => {
+                    self.source_lives = changed.is_ok();
+                    self.note(true);
+                }
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+        }
+        self.stop().await;
+    }
+
+    fn next_wake(&self) -> Instant {
+        self.settle.map_or(self.next_tick, |settle| settle.min(self.next_tick))
+    }
+
+    /// Something changed: act upon it soon.
+    fn note(&mut self, recompile: bool) {
+        self.recompile |= recompile;
+        self.settle.get_or_insert_with(|| Instant::now() + SETTLE);
+    }
+
+    async fn wake(&mut self) {
+        if self.settle.is_some_and(|settle| settle <= Instant::now()) {
+            self.settle = None;
+            self.publish().await;
+        }
+        self.collect();
+        self.answer_waiting();
+        self.read_drops().await;
+        let pace = if self.waiting.is_empty() { TICK } else { POLL_IN_FORCE };
+        self.next_tick = Instant::now() + pace;
+    }
+
+    /// Compiles if need be, and publishes if that makes a difference.
+    async fn publish(&mut self) {
+        let state = self.source.borrow_and_update().clone();
+        let pods = self.ports.pods();
+        let node = wiring::node_addresses(&self.kernel, &self.options, &state);
+        if std::mem::take(&mut self.recompile) {
+            let (options, metrics) = (&self.options, &self.metrics);
+            let addresses = node.iter().copied().collect();
+            // Compiling may take a tenth of a second: the other tasks of this thread go elsewhere meanwhile.
+            let compiled = tokio::task::block_in_place(|| {
+                self.publisher.compile(&state, &pods, options, addresses, metrics)
+            });
+            if let Err(error) = compiled {
+                tracing::error!(%error, "the last good policies stay in force");
+            }
+            self.tell_findings(&state);
+        }
+        let closed = self.publisher.closed(&pods);
+        let (ports, pods) = self.ports.entries(&closed, |pod| self.publisher.identity(pod));
+        let (routes, neighbours) = wiring::direct(&self.kernel, &self.options, &self.ports);
+        let inputs = Inputs { synced: state.synced, ports, pods, node, routes, neighbours };
+        match tokio::task::block_in_place(|| self.publisher.publish(&mut self.engine, inputs)) {
+            Ok(Some(basis)) => {
+                let in_force = if state.synced { InForce::Open(basis) } else { InForce::Closed };
+                self.in_force.send_replace(in_force);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the last good snapshot stays in force"),
+        }
+        self.closed = closed;
+        self.steer().await;
+        let generation = self.engine.generation_published();
+        for waiting in &mut self.waiting {
+            waiting.generation.get_or_insert(generation);
+        }
+    }
+
+    /// Takes back what no worker uses any more.
+    fn collect(&mut self) {
+        for snapshot in self.engine.collect() {
+            self.publisher.history.reclaim(snapshot.generation);
+        }
+    }
+
+    fn answer_waiting(&mut self) {
+        let in_force = self.engine.generation_in_force();
+        let ready = |waiting: &Waiting| waiting.generation.is_some_and(|generation| generation <= in_force);
+        for waiting in self.waiting.extract_if(.., |waiting| ready(waiting)) {
+            let answer = match self.ports.get(&waiting.interface) {
+                Some(wanted) => Ok(ports::status_of(&waiting.interface, wanted, &self.closed)),
+                None => Err(format!("the port {} was removed meanwhile", waiting.interface)),
+            };
+            // Whoever asked may be gone; the port is there all the same.
+            let _ = waiting.reply.send(answer);
+        }
+    }
+
+    /// Turns drop records into lines, and has the kernel find the neighbours that were missing.
+    async fn read_drops(&mut self) {
+        let mut records: Vec<DropRecord> = Vec::new();
+        self.engine.take_drops(DROPS_AT_ONCE, |record| records.push(record));
+        for unresolved in self.engine.take_unresolved() {
+            self.resolve_neighbour(unresolved).await;
+        }
+        if records.is_empty() {
+            return;
+        }
+        let lost = self.engine.drops_lost();
+        let new_lost = lost.saturating_sub(self.lost_drops);
+        self.lost_drops = lost;
+        let interfaces: BTreeMap<u16, String> =
+            self.ports.open().map(|(interface, _, open)| (open.id, interface.clone())).collect();
+        let now = MonotonicClock::new().now();
+        for (place, record) in records.iter().enumerate() {
+            let lost = if place == 0 { new_lost } else { 0 };
+            self.drops.push(drops::line(record, now, &interfaces, &self.publisher.history, lost));
+        }
+    }
+
+    /// Asks the kernel to find out who has an address of a direct network.
+    async fn resolve_neighbour(&mut self, (port, neighbour): Unresolved) {
+        let Some(index) =
+            self.ports.open().find(|(_, _, open)| open.id == port.0).map(|(_, _, open)| open.index)
+        else {
+            return;
+        };
+        if self.resolving.len() >= MAX_RESOLVING || !self.resolving.insert((index, neighbour)) {
+            return;
+        }
+        if let Err(error) = self.netlink.set_neighbour(index, neighbour, NeighbourKind::Managed).await {
+            tracing::warn!(%neighbour, %error, "the kernel cannot be asked for this neighbour");
+        }
+    }
+
+    async fn kernel_event(&mut self, event: Option<Event>) {
+        let applied = match event {
+            Some(event) => self.kernel.apply(event),
+            None => {
+                // The subscription ended; without it a dead port would go unnoticed.
+                tracing::error!("the kernel's reports have ended; listening again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                match Watch::subscribe() {
+                    Ok(events) => self.events = events,
+                    Err(error) => tracing::error!(%error, "cannot listen to the kernel"),
+                }
+                kernel::Applied { relist: true, ..kernel::Applied::default() }
+            }
+        };
+        if applied.relist {
+            self.relist().await;
+            return;
+        }
+        if let Some(index) = applied.gone {
+            self.device_gone(index);
+            self.mend_host_pair().await;
+        }
+        if let Some(name) = applied.appeared
+            && self.ports.get(&name).is_some_and(|wanted| wanted.state.is_err())
+        {
+            self.open(&name).await;
+            self.note(true);
+        }
+        if applied.changed {
+            // Whose a node address is is part of what is compiled; the publisher notices if it is the same.
+            self.note(applied.addresses);
+        }
+    }
+
+    /// Lists the kernel's tables anew and finds the ports whose devices went unnoticed.
+    async fn relist(&mut self) {
+        match KernelView::list(&self.netlink).await {
+            Ok(view) => self.kernel = view,
+            Err(error) => {
+                tracing::error!(%error, "the kernel's tables cannot be listed");
+                return;
+            }
+        }
+        let open: Vec<(String, u32)> =
+            self.ports.open().map(|(interface, _, open)| (interface.clone(), open.index)).collect();
+        for (interface, index) in open {
+            if self.kernel.link(&interface).is_none_or(|link| link.index != index) {
+                self.device_gone(index);
+            }
+        }
+        let down: Vec<String> = self
+            .ports
+            .iter()
+            .filter(|(interface, wanted)| wanted.state.is_err() && self.kernel.link(interface).is_some())
+            .map(|(interface, _)| interface.clone())
+            .collect();
+        for interface in down {
+            self.open(&interface).await;
+        }
+        self.note(true);
+    }
+
+    async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Ask::Metrics(reply) => {
+                let _ = reply.send(self.exposition());
+            }
+            Ask::PortAdd(spec, reply) => {
+                let purpose = match ports::parse(&spec, false) {
+                    Ok(purpose) => purpose,
+                    Err(error) => return drop(reply.send(Err(error.to_string()))),
+                };
+                match self.ports.want(&spec.interface, purpose) {
+                    Ok(_) => {}
+                    Err(error) => return drop(reply.send(Err(error.to_string()))),
+                }
+                self.save_ports();
+                self.open(&spec.interface).await;
+                self.note(true);
+                self.waiting.push(Waiting { interface: spec.interface, generation: None, reply });
+                self.next_tick = Instant::now() + POLL_IN_FORCE;
+            }
+            Ask::PortRemove(interface, reply) => {
+                let answer = match self.ports.get(&interface).map(|wanted| &wanted.purpose) {
+                    None => {
+                        Err(format!("no port has the interface {interface}; `podgate port list` shows all"))
+                    }
+                    Some(ports::Purpose::Pod { configured: false, .. }) => {
+                        self.close_port(&interface).await;
+                        self.save_ports();
+                        self.note(true);
+                        Ok(())
+                    }
+                    Some(_) => {
+                        Err(format!("the port {interface} is named by the settings; change them instead"))
+                    }
+                };
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    fn save_ports(&mut self) {
+        if let Err(error) = self.port_file.save(&self.ports.to_keep()) {
+            tracing::error!(%error, "ports are not kept over a restart");
+        }
+    }
+
+    /// Logs what is wrong with the objects, each finding once until it is gone.
+    fn tell_findings(&mut self, state: &SourceState) {
+        let mut now = BTreeSet::new();
+        for finding in state.findings.iter().chain(&self.publisher.findings) {
+            let text = finding.to_string();
+            if !self.told.contains(&text) {
+                match finding.severity {
+                    Severity::Error => tracing::error!("{text}"),
+                    Severity::Warning => tracing::warn!("{text}"),
+                }
+            }
+            now.insert(text);
+        }
+        for mended in self.told.difference(&now) {
+            tracing::info!("mended: {mended}");
+        }
+        self.told = now;
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +38,10 @@ pub struct PortFileError {
 }
 
 impl PortFile {
-    /// `ports.json` in the state folder.
+    /// This file, which need not be there.
     #[must_use]
-    pub fn in_folder(folder: &Path) -> Self {
-        Self { path: folder.join("ports.json") }
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
     }
 
     /// The ports of the last run; none if there is no file. The error comes with a list all the same: a list that
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn the_list_survives_and_a_broken_one_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let file = PortFile::in_folder(&dir.path().join("state"));
+        let file = PortFile::at(dir.path().join("state/ports.json"));
         assert!(matches!(file.load(), (ports, None) if ports.is_empty()));
         let spec = PortSpec {
             interface: "veth0".into(),

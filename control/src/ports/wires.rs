@@ -1,14 +1,11 @@
-//! The gateway's own veth pairs, and the kernel's routes to pods.
+//! The gateway's own veth pairs.
 //!
 //! The *host pair* is the way between the gateway and the node's network stack: the kernel's end carries the routes to
 //! all pods, the gateway's end has a socket. The *anchor pair* carries nothing; the packet memory is registered on it, so
 //! that deleting any other device invalidates nothing. Both are reused if they are there: a gateway that was killed
 //! leaves them, and what the kernel routes to pods keeps arriving at a port that drops it until the next one is up.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-
-use crate::netlink::{Link, Netlink, NetlinkError, Route, VethEnd, VethPair};
+use crate::netlink::{Link, Netlink, NetlinkError, VethEnd, VethPair, write_sysctl};
 
 /// The kernel's end of the host pair.
 pub const HOST_KERNEL: &str = "podgate0";
@@ -75,26 +72,55 @@ pub async fn ensure_anchor_pair(netlink: &Netlink) -> Result<(), WireError> {
     ensure_pair(netlink, ANCHOR, ANCHOR_PEER, 1500).await.map(|_| ())
 }
 
-/// Makes the kernel route exactly these addresses to the gateway, and no other single address by the host pair. `present`
-/// are the kernel's routes as they are.
-///
-/// # Errors
-/// The kernel's, for the first route that failed; the others are done nevertheless.
-pub async fn route_pods(
-    netlink: &Netlink,
-    host_kernel: u32,
-    wanted: &BTreeSet<IpAddr>,
-    present: &[Route],
-) -> Result<(), NetlinkError> {
-    let mut result = Ok(());
-    for route in present.iter().filter(|route| !wanted.contains(&route.destination.addr())) {
-        result = result.and(netlink.delete_route(route).await);
-    }
-    for address in wanted {
-        let route = Route::host(*address, host_kernel);
-        if !present.iter().any(|known| known.destination == route.destination) {
-            result = result.and(netlink.add_route(&route).await);
+/// Keeps this namespace's kernel from speaking IPv6 on ends that are not its own, and lets it speak at once on the one
+/// that is: nobody else can have its address there. A kernel without IPv6 has nothing to say.
+pub fn quiet() {
+    for (key, value) in [
+        (format!("net/ipv6/conf/{HOST_GATEWAY}/disable_ipv6"), "1"),
+        (format!("net/ipv6/conf/{ANCHOR}/disable_ipv6"), "1"),
+        (format!("net/ipv6/conf/{ANCHOR_PEER}/disable_ipv6"), "1"),
+        // Read when the link-local address is made: once more, now without waiting for a duplicate.
+        (format!("net/ipv6/conf/{HOST_KERNEL}/accept_dad"), "0"),
+        (format!("net/ipv6/conf/{HOST_KERNEL}/disable_ipv6"), "1"),
+        (format!("net/ipv6/conf/{HOST_KERNEL}/disable_ipv6"), "0"),
+    ] {
+        if let Err(error) = write_sysctl(&key, value) {
+            tracing::debug!(%error, "left as it is");
         }
     }
-    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Namespace;
+
+    /// A namespace of the test's own.
+    struct Own(String);
+
+    impl Drop for Own {
+        fn drop(&mut self) {
+            let _ = Namespace::delete(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pair_is_made_once_and_found_again() {
+        let own = Own(format!("pgw-{}", std::process::id()));
+        let namespace = Namespace::create(&own.0).unwrap();
+        let netlink = Netlink::connect_in(&namespace).unwrap();
+        let (kernel, gateway) = ensure_host_pair(&netlink, 1500).await.unwrap();
+        assert_eq!(kernel.peer_index, Some(gateway.index));
+        let again = ensure_host_pair(&netlink, 1500).await.unwrap();
+        assert_eq!((again.0.index, again.1.index), (kernel.index, gateway.index));
+        assert!(netlink.link(HOST_KERNEL).await.unwrap().unwrap().up);
+
+        netlink.delete_link(HOST_KERNEL).await.unwrap();
+        let end = |name| VethEnd { name, mac: None, namespace: None };
+        netlink
+            .create_veth(&VethPair { mtu: 1500, near: end(HOST_KERNEL), far: end("other") })
+            .await
+            .unwrap();
+        assert!(matches!(ensure_host_pair(&netlink, 1500).await, Err(WireError::Foreign { .. })));
+    }
 }

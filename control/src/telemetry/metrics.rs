@@ -46,15 +46,22 @@ impl Metrics {
         });
     }
 
-    /// Everything in Prometheus' text form, with these values.
+    /// Everything in Prometheus' text form, with these values; `workers` by number.
     #[must_use]
-    pub fn render(&self, status: &Status, workers: &[WorkerCounts], sockets: &[SocketCounts]) -> String {
+    pub fn render(
+        &self,
+        status: &Status,
+        workers: &[Snapshot],
+        devices: &[DeviceCounts],
+        lost_drop_records: u64,
+    ) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
             describe();
             set_status(status);
             set_workers(workers);
-            set_sockets(sockets);
+            set_devices(devices);
+            counter!("podgate_lost_drop_records_total").absolute(lost_drop_records);
         });
         // The histogram's samples wait in a buffer until then.
         let history = self.history.handle();
@@ -63,24 +70,11 @@ impl Metrics {
     }
 }
 
-/// What one worker counted.
-#[derive(Debug, Clone)]
-pub struct WorkerCounts {
-    /// Its number.
-    pub worker: u8,
-    /// Its counters.
-    pub counters: Snapshot,
-    /// Drop records that did not fit.
-    pub lost_records: u64,
-}
-
-/// What the kernel counted for one socket (`struct xdp_statistics`).
+/// What the kernel counted for the sockets of one device (`struct xdp_statistics`), all queues together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SocketCounts {
+pub struct DeviceCounts {
     /// Its interface.
     pub interface: String,
-    /// Its queue.
-    pub queue: u32,
     /// Name of the counter, and its value.
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -122,7 +116,7 @@ fn describe() {
     describe_gauge!("podgate_held_packets", "Packets that wait inside a worker");
     describe_counter!(
         "podgate_lost_drop_records_total",
-        "Drop records that did not fit into a worker's ring"
+        "Drop records that did not fit into the workers' rings"
     );
     describe_gauge!("podgate_flows", "Connections in a worker's flow table");
     describe_gauge!("podgate_flow_capacity", "Connections that a worker's flow table holds at most");
@@ -192,9 +186,9 @@ fn set_status(status: &Status) {
     }
 }
 
-fn set_workers(workers: &[WorkerCounts]) {
+fn set_workers(workers: &[Snapshot]) {
     let mut total = Snapshot::default();
-    for WorkerCounts { worker, counters, lost_records } in workers {
+    for (worker, counters) in workers.iter().enumerate() {
         total.add(counters);
         let worker = worker.to_string();
         let counts = &counters.counts;
@@ -214,7 +208,6 @@ fn set_workers(workers: &[WorkerCounts]) {
             ("podgate_consumed_packets_total", counts.consumed),
             ("podgate_handed_over_packets_total", counts.handed_over),
             ("podgate_taken_over_packets_total", counts.taken_over),
-            ("podgate_lost_drop_records_total", *lost_records),
         ] {
             counter!(name, "worker" => worker.clone()).absolute(value);
         }
@@ -243,11 +236,10 @@ fn direction(reason: DropReason, ingress_port: PortKind) -> &'static str {
     }
 }
 
-fn set_sockets(sockets: &[SocketCounts]) {
-    for socket in sockets {
-        for (name, value) in &socket.counters {
-            counter!(*name, "interface" => socket.interface.clone(), "queue" => socket.queue.to_string())
-                .absolute(*value);
+fn set_devices(devices: &[DeviceCounts]) {
+    for device in devices {
+        for (name, value) in &device.counters {
+            counter!(*name, "interface" => device.interface.clone()).absolute(*value);
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use super::http;
-use super::metrics::{Metrics, SocketCounts, WorkerCounts};
+use super::metrics::{DeviceCounts, Metrics};
 use crate::gateway::handle::{Ask, DropFeed, GatewayHandle, InForce};
 use crate::status::{PolicyHits, Problem, SourceStatus, Status};
 
@@ -111,20 +111,17 @@ fn the_exposition_holds_every_counter_and_no_leftovers() {
     turn.received(PortKind::Pod, 60);
     turn.dropped(DropReason::PolicyEgress, PortKind::Pod);
     worker.flush(&mut turn, 0);
-    let workers = [WorkerCounts { worker: 0, counters: worker.snapshot(), lost_records: 2 }];
-    let sockets = [SocketCounts {
-        interface: "veth0".into(),
-        queue: 0,
-        counters: vec![("podgate_xdp_rx_dropped_total", 5)],
-    }];
-    let text = metrics.render(&status(true), &workers, &sockets);
+    let workers = [worker.snapshot()];
+    let devices =
+        [DeviceCounts { interface: "veth0".into(), counters: vec![("podgate_xdp_rx_dropped_total", 5)] }];
+    let text = metrics.render(&status(true), &workers, &devices, 2);
     for line in [
         "podgate_received_packets_total{worker=\"0\",port_kind=\"pod\"} 1",
         "podgate_dropped_packets_total{reason=\"policy_egress\",direction=\"egress\",port_kind=\"pod\"} 1",
         "podgate_dropped_packets_total{reason=\"spoofed_source\",direction=\"ingress\",port_kind=\"host\"} 0",
         "podgate_policy_connections_total{policy=\"shop/deny\",direction=\"ingress\",verdict=\"deny\"} 7",
-        "podgate_xdp_rx_dropped_total{interface=\"veth0\",queue=\"0\"} 5",
-        "podgate_lost_drop_records_total{worker=\"0\"} 2",
+        "podgate_xdp_rx_dropped_total{interface=\"veth0\"} 5",
+        "podgate_lost_drop_records_total 2",
         "podgate_generation_in_force 2",
         "podgate_source_bad_files{source=\"manifests\"} 1",
         "podgate_compile_seconds_count 1",
@@ -132,7 +129,7 @@ fn the_exposition_holds_every_counter_and_no_leftovers() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
-    let again = metrics.render(&status(true), &[], &[]);
+    let again = metrics.render(&status(true), &[], &[], 0);
     assert!(!again.contains("veth0"), "a port that is gone leaves nothing behind");
     assert!(!Snapshot::default().counts.drops(DropReason::PolicyEgress).iter().any(|n| *n > 0));
 }

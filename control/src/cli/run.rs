@@ -1,0 +1,139 @@
+//! `podgate run` and `podgate config`: the settings, and what becomes of them.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use podgate_config::settings::{
+    self, Effective, Established, Idle, LogFormat, OnExit, Origin, Settings, SettingsError,
+};
+use serde::Serialize;
+
+use super::args::{ConfigArgs, RunArgs, SettingsArgs};
+use super::console::{Console, Outcome, Table, Tone};
+use crate::admin::protocol::PortSpec;
+use crate::compiler::Limits;
+use crate::daemon::{self, DaemonOptions};
+use crate::gateway::options::Options;
+use crate::telemetry::logs;
+
+/// `podgate run`. Returns after SIGTERM or SIGINT.
+pub fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
+    let settings = match load(&args.settings)? {
+        Ok(effective) => effective.settings,
+        Err(errors) => {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            anyhow::bail!("settings are not valid:\n  {}", lines.join("\n  "));
+        }
+    };
+    logs::start(settings.log_format == LogFormat::Json, &settings.log_levels)?;
+    daemon::run(options(settings, args)?)?;
+    Ok(Outcome::Fine)
+}
+
+#[derive(Serialize)]
+struct Row {
+    key: &'static str,
+    value: String,
+    origin: String,
+}
+
+/// `podgate config`. Settings that are not valid are bad news.
+pub fn config(args: &ConfigArgs, console: &mut Console) -> anyhow::Result<Outcome> {
+    if args.markdown {
+        console.text(&settings::markdown())?;
+        return Ok(Outcome::Fine);
+    }
+    let effective = match load(&args.settings)? {
+        Ok(effective) => effective,
+        Err(errors) => {
+            for error in &errors {
+                console.line(console.paint(Tone::Bad, error))?;
+            }
+            return Ok(Outcome::BadNews);
+        }
+    };
+    let rows = effective.lines();
+    if console.json() {
+        let rows: Vec<Row> = rows
+            .into_iter()
+            .map(|row| Row { key: row.key, value: row.value, origin: row.origin.to_string() })
+            .collect();
+        console.document(&rows)?;
+    } else {
+        let mut table = Table::new(&["setting", "value", "origin"]);
+        for row in rows {
+            let tone = (row.origin == Origin::Default).then_some(Tone::Faint);
+            table.toned([(row.key.to_owned(), None), (row.value, tone), (row.origin.to_string(), tone)]);
+        }
+        table.print(console, "")?;
+    }
+    Ok(Outcome::Fine)
+}
+
+/// Reads the settings of all sources. The outer error is that the file cannot be read.
+fn load(args: &SettingsArgs) -> anyhow::Result<Result<Effective, Vec<SettingsError>>> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("settings file {}", path.display()));
+    let bytes = args.config.as_deref().map(read).transpose()?;
+    let name = args.config.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
+    // A variable that is not UTF-8 cannot be a setting.
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let file = bytes.as_deref().map(|bytes| (name.as_str(), bytes));
+    Ok(settings::load(file, environment, &args.set))
+}
+
+/// The settings in the daemon's terms.
+fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> {
+    let cores = cores(&settings)?;
+    let ports = settings.ports.iter().map(|port| PortSpec {
+        interface: port.interface.clone(),
+        pod: port.pod.to_string(),
+        addresses: port.addresses.clone(),
+        mac: None,
+    });
+    let gateway = Options {
+        node: settings.node,
+        files: settings.files.iter().chain(&args.files).cloned().collect(),
+        ports_file: settings.ports_file,
+        bpffs: settings.bpffs,
+        ports: ports.collect(),
+        uplinks: settings.uplinks.into_iter().collect(),
+        direct: settings.direct,
+        host_mtu: settings.host_mtu,
+        cores,
+        spin: settings.idle == Idle::Spin,
+        keep_established: settings.established == Established::Keep,
+        flows: settings.flows as usize,
+        frames: settings.frames,
+        ring_size: settings.ring_size,
+        limits: Limits {
+            pods: settings.limit_pods,
+            atoms: settings.limit_atoms,
+            rows: settings.limit_rows,
+            program_words: settings.limit_program_words,
+            range_boundaries: settings.limit_range_boundaries,
+        },
+        open_on_exit: settings.on_exit == OnExit::Open,
+    };
+    Ok(DaemonOptions { gateway, socket: settings.socket, metrics: settings.metrics_bind_address })
+}
+
+/// The workers' CPUs: as many as there shall be workers, out of those named or those that the process may use.
+fn cores(settings: &Settings) -> anyhow::Result<Vec<usize>> {
+    let named = if settings.cores.is_empty() {
+        let allowed = sched_getaffinity(Pid::this()).context("reading the CPUs that the process may use")?;
+        (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect()
+    } else {
+        settings.cores.clone()
+    };
+    let workers = settings.workers.map_or(named.len().min(usize::from(u8::MAX)), usize::from);
+    anyhow::ensure!(
+        workers <= named.len(),
+        "workers: is {workers}, expected at most {}, the number of CPUs in `cores` or usable by this process ({named:?})",
+        named.len()
+    );
+    Ok(named.into_iter().take(workers).collect())
+}

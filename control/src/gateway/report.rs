@@ -1,0 +1,195 @@
+//! Status and metrics of the running gateway.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use podgate_config::manifest::{Finding, Severity};
+use podgate_dataplane::af_xdp::Statistics;
+use podgate_dataplane::counters::Snapshot;
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::policy::Direction;
+
+use super::Gateway;
+use crate::status::{
+    PolicyHits, PolicyStatus, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
+};
+use crate::telemetry::metrics::DeviceCounts;
+
+impl Gateway {
+    /// Everything at this moment.
+    pub(super) fn status(&mut self) -> Status {
+        let in_force = self.engine.generation_in_force();
+        let source = self.source_status();
+        let ports = self.ports.status(&self.closed);
+        let workers = self.worker_status();
+        let published = self.engine.generation_published();
+        let synced = source.synced;
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            node: self.options.node.as_ref().map(ToString::to_string),
+            synced,
+            // The first generation is the closed one that the workers start with.
+            ready: synced && in_force > 1,
+            generation_published: published,
+            generation_in_force: in_force,
+            problems: self.problems(&source, &ports),
+            sources: vec![source],
+            policy: self.policy_status(),
+            ports,
+            drops: self.drop_counts(),
+            workers,
+            policies: self.policy_hits(),
+        }
+    }
+
+    /// The exposition of all metrics.
+    pub(super) fn exposition(&mut self) -> String {
+        let workers: Vec<Snapshot> = self.engine.views().map(|view| view.counters.snapshot()).collect();
+        let interfaces: BTreeMap<u16, String> =
+            self.ports.open().map(|(interface, _, open)| (open.id, interface.clone())).collect();
+        // Each worker asks the kernel for its sockets' counters between two turns.
+        let statistics = tokio::task::block_in_place(|| self.engine.port_statistics());
+        let devices: Vec<DeviceCounts> = statistics
+            .iter()
+            .filter_map(|(port, counters)| {
+                let interface = interfaces.get(&port.0)?.clone();
+                Some(DeviceCounts { interface, counters: named(counters) })
+            })
+            .collect();
+        let status = self.status();
+        self.metrics.render(&status, &workers, &devices, self.engine.drops_lost())
+    }
+
+    fn source_status(&self) -> SourceStatus {
+        let state = self.source.borrow();
+        // What does not fit together is wrong with the sources too, though with no single file.
+        let findings: Vec<&Finding> = state.findings.iter().chain(&self.publisher.findings).collect();
+        let lines = |severity| {
+            let of = findings.iter().filter(|finding| finding.severity == severity);
+            of.map(ToString::to_string).collect()
+        };
+        SourceStatus {
+            kind: "manifests".to_owned(),
+            paths: state.roots.iter().map(|path| path.display().to_string()).collect(),
+            synced: state.synced,
+            files: state.files,
+            bad_files: state.bad_files,
+            changed_seconds_ago: SystemTime::now().duration_since(state.since).unwrap_or_default().as_secs(),
+            errors: lines(Severity::Error),
+            warnings: lines(Severity::Warning),
+            skipped: state.skipped.clone(),
+        }
+    }
+
+    fn problems(&self, source: &SourceStatus, ports: &[PortStatus]) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut tell = |error, subject: &str, message: String| {
+            problems.push(Problem { error, subject: subject.to_owned(), message });
+        };
+        if !source.synced {
+            let message = "not without error yet, so pods take only what comes from their own node";
+            tell(true, "source", message.to_owned());
+        }
+        if let Some(error) = &self.publisher.error {
+            tell(true, "publish", format!("{error}; the last good policies stay in force"));
+        }
+        source.errors.iter().for_each(|line| tell(true, "source", line.clone()));
+        for worker in self.engine.dead_workers() {
+            tell(
+                true,
+                "worker",
+                format!("worker {worker} has ended by itself, its ports drop; start podgate again"),
+            );
+        }
+        for port in ports.iter().filter(|port| port.state != PortState::Up) {
+            let word = if port.state == PortState::Down { "down" } else { "closed" };
+            let detail = port.detail.as_deref().unwrap_or("no reason known");
+            tell(true, "port", format!("{} is {word}: {detail}", port.interface));
+        }
+        if !self.source_lives {
+            tell(true, "source", "manifests are no longer followed; start podgate again".to_owned());
+        }
+        source.warnings.iter().for_each(|line| tell(false, "source", line.clone()));
+        problems
+    }
+
+    fn policy_status(&self) -> PolicyStatus {
+        let mut status = PolicyStatus {
+            compile_seconds: self.publisher.took.as_secs_f64(),
+            failed_publishes: self.publisher.failed,
+            last_error: self.publisher.error.clone(),
+            retired_snapshots: self.engine.snapshots_waiting(),
+            ..PolicyStatus::default()
+        };
+        if let Some(basis) = self.publisher.basis() {
+            let cluster = &basis.resolved.cluster;
+            status.namespaces = cluster.namespaces.len();
+            status.pods = cluster.pods.len();
+            status.policies = cluster.policies.len();
+            status.table_bytes = basis.compiled.tables.memory_bytes();
+        }
+        status
+    }
+
+    fn worker_status(&self) -> Vec<WorkerStatus> {
+        let cores = self.engine.cores();
+        let views = (0u8..).zip(self.engine.views()).zip(cores);
+        views
+            .map(|((worker, view), core)| {
+                let counts = view.counters.snapshot().counts;
+                WorkerStatus {
+                    worker,
+                    core,
+                    received: counts.rx_packets.iter().sum(),
+                    sent: counts.tx_packets.iter().sum(),
+                    dropped: counts.dropped_total(),
+                    flows: view.flows(),
+                    flow_capacity: self.options.flows as u64,
+                }
+            })
+            .collect()
+    }
+
+    fn drop_counts(&self) -> BTreeMap<String, u64> {
+        let mut total = Snapshot::default();
+        for view in self.engine.views() {
+            total.add(&view.counters.snapshot());
+        }
+        DropReason::ALL
+            .iter()
+            .map(|reason| (reason.name().to_owned(), total.counts.drops(*reason).iter().sum()))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    fn policy_hits(&self) -> Vec<PolicyHits> {
+        self.publisher
+            .history
+            .hits()
+            .into_iter()
+            .map(|((policy, direction), hits)| PolicyHits {
+                policy: policy.to_string(),
+                direction: match direction {
+                    Direction::Ingress => "ingress".to_owned(),
+                    Direction::Egress => "egress".to_owned(),
+                },
+                allowed: hits.allowed,
+                denied: hits.denied,
+            })
+            .collect()
+    }
+}
+
+/// The kernel's counters under the names that they are exposed by.
+fn named(counters: &Statistics) -> Vec<(&'static str, u64)> {
+    vec![
+        ("podgate_xdp_rx_dropped_total", counters.rx_dropped),
+        ("podgate_xdp_rx_invalid_descriptors_total", counters.rx_invalid_descriptors),
+        ("podgate_xdp_tx_invalid_descriptors_total", counters.tx_invalid_descriptors),
+        ("podgate_xdp_rx_ring_full_total", counters.rx_ring_full),
+        ("podgate_xdp_rx_fill_ring_empty_total", counters.rx_fill_ring_empty),
+        ("podgate_xdp_tx_ring_empty_total", counters.tx_ring_empty),
+    ]
+}

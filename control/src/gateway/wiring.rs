@@ -1,0 +1,471 @@
+//! Bringing the gateway's devices up and down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use podgate_dataplane::af_xdp;
+use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
+use podgate_dataplane::packet::{PortId, PortKind};
+use podgate_dataplane::snapshot::{DirectRoute, Mac, Snapshot};
+use podgate_dataplane::worker::{Established, WorkerSettings};
+use tokio::sync::{mpsc, watch};
+
+use super::devices::{Device, Devices, Steer};
+use super::handle::{DropFeed, GatewayHandle, InForce};
+use super::kernel::{KernelView, NextHop};
+use super::options::Options;
+use super::ports::{self, Open, PortTable, Purpose};
+use super::publish::Publisher;
+use super::{Gateway, Waiting};
+use crate::netlink::{LinkSettings, NeighbourKind, Netlink, NetlinkError, Nexthop, Route, Watch};
+use crate::ports::file::PortFile;
+use crate::ports::wires::{self, HOST_GATEWAY, HOST_KERNEL, WireError};
+use crate::source::SourceState;
+use crate::telemetry::metrics::Metrics;
+
+/// Questions that wait for the loop at most; more wait where they are asked.
+const ASKS_AHEAD: usize = 64;
+
+/// Frames that a worker begins with, beyond those in its ports' rings.
+const WORKER_FRAMES: usize = 4096;
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel's tables.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Its own veth pairs.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Packet memory, sockets or programs.
+    #[error(transparent)]
+    AfXdp(#[from] af_xdp::Error),
+    /// The workers.
+    #[error("cannot start the workers: {0}")]
+    Engine(#[from] EngineError),
+    /// The host port is needed for everything.
+    #[error("cannot open the host port {HOST_GATEWAY}: {0}")]
+    Host(String),
+    /// Metrics.
+    #[error("metrics: {0}")]
+    Metrics(String),
+}
+
+/// The engine's part of the options.
+fn engine_config(options: &Options) -> EngineConfig {
+    // Remote ends choose what is hashed with it: fresh for each start.
+    let random = RandomState::new();
+    let worker = WorkerSettings {
+        flows: options.flows,
+        established: if options.keep_established { Established::Keep } else { Established::Recheck },
+        seed: [0u8, 1, 2, 3].map(|number| random.hash_one(number)),
+        frames: WORKER_FRAMES,
+        ..WorkerSettings::default()
+    };
+    let idle = if options.spin { Idle::Spin } else { Idle::Sleep };
+    EngineConfig { cores: options.cores.clone(), idle, worker }
+}
+
+impl Gateway {
+    /// Makes the gateway's own veth pairs and the packet memory, starts the workers, and opens the host port, the uplinks
+    /// and every port that is known from the last run or the settings. Only the host port has to succeed.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind then but the veth pairs, which the next start uses again.
+    pub async fn start(
+        options: Options,
+        source: watch::Receiver<SourceState>,
+    ) -> Result<(Self, GatewayHandle), StartError> {
+        // Subscribed before anything is listed, so that nothing is missed in between.
+        let events = Watch::subscribe()?;
+        let netlink = Netlink::connect()?;
+        wires::ensure_anchor_pair(&netlink).await?;
+        wires::ensure_host_pair(&netlink, options.host_mtu).await?;
+        wires::quiet();
+        let kernel = KernelView::list(&netlink).await?;
+        let metrics = Metrics::new().map_err(|error| StartError::Metrics(error.to_string()))?;
+
+        let mut devices = Devices::new(options.frames, options.ring_size, options.bpffs.clone())?;
+        let region = devices.region();
+        let engine = Engine::start(&engine_config(&options), &region, devices.ledger(), Snapshot::closed())?;
+
+        let (asks_in, asks) = mpsc::channel(ASKS_AHEAD);
+        let (in_force, in_force_out) = watch::channel(InForce::Closed);
+        let drops = Arc::new(DropFeed::default());
+        let handle = GatewayHandle::new(asks_in, in_force_out, drops.clone());
+        let port_file = PortFile::at(options.ports_file.clone());
+        let mut gateway = Self {
+            options,
+            netlink,
+            events,
+            kernel,
+            source,
+            devices,
+            engine,
+            ports: PortTable::default(),
+            port_file,
+            publisher: Publisher::default(),
+            closed: BTreeMap::new(),
+            metrics,
+            asks,
+            in_force,
+            drops,
+            lost_drops: 0,
+            waiting: Vec::<Waiting>::new(),
+            settle: None,
+            next_tick: Instant::now(),
+            recompile: false,
+            source_lives: true,
+            resolving: BTreeSet::new(),
+            steered: BTreeMap::new(),
+            started: Instant::now(),
+            told: BTreeSet::new(),
+        };
+        gateway.open_all().await?;
+        Ok((gateway, handle))
+    }
+
+    async fn open_all(&mut self) -> Result<(), StartError> {
+        // A name that is taken can only be one of the settings' own; it is told like any other port that cannot be opened.
+        let mut want = |interface: &str, purpose| {
+            if let Err(error) = self.ports.want(interface, purpose) {
+                tracing::error!(interface, %error, "port is left out");
+            }
+        };
+        want(HOST_GATEWAY, Purpose::Host);
+        for uplink in &self.options.uplinks {
+            want(uplink, Purpose::Uplink);
+        }
+        let (kept, error) = self.port_file.load();
+        if let Some(error) = error {
+            tracing::error!("{error}");
+        }
+        let configured = self.options.ports.iter().map(|spec| (spec, true));
+        for (spec, configured) in configured.chain(kept.iter().map(|spec| (spec, false))) {
+            match ports::parse(spec, configured) {
+                Ok(purpose) => want(&spec.interface, purpose),
+                Err(error) => tracing::error!(interface = spec.interface, %error, "port is left out"),
+            }
+        }
+        let interfaces: Vec<String> = self.ports.iter().map(|(interface, _)| interface.clone()).collect();
+        for interface in interfaces {
+            self.open(&interface).await;
+        }
+        self.tell_orphans();
+        if let Some(Err(reason)) = self.ports.get(HOST_GATEWAY).map(|wanted| &wanted.state) {
+            return Err(StartError::Host(reason.clone()));
+        }
+        self.recompile = true;
+        self.publish().await;
+        Ok(())
+    }
+
+    /// What an earlier gateway has shut and nobody wants: pins of devices that are gone are removed, the others are told.
+    fn tell_orphans(&self) {
+        for interface in self.devices.pinned() {
+            if self.kernel.link(&interface).is_none() {
+                self.devices.forget(&interface);
+            } else if self.ports.get(&interface).is_none() {
+                tracing::warn!(
+                    interface,
+                    "shut by an earlier podgate, and no port now; add it as one, or delete it"
+                );
+            }
+        }
+    }
+
+    /// Opens a port that is wanted, if it is not open; the state says how that went.
+    pub(super) async fn open(&mut self, interface: &str) {
+        let Some(wanted) = self.ports.get(interface) else { return };
+        if wanted.state.is_ok() {
+            return;
+        }
+        let purpose = wanted.purpose.clone();
+        let state = self.try_open(interface, &purpose).await;
+        match &state {
+            Ok(open) => {
+                let kept = open.attachment.taken_over();
+                tracing::info!(interface, kind = %purpose.kind(), worker = %open.worker, kept, "port is open");
+            }
+            Err(reason) => tracing::warn!(interface, kind = %purpose.kind(), reason, "port is not open"),
+        }
+        if purpose.kind() != PortKind::Pod {
+            // A new host pair has no routes, a new uplink no addresses.
+            self.steered.clear();
+        }
+        if let Some(wanted) = self.ports.get_mut(interface) {
+            wanted.state = state;
+        }
+    }
+
+    async fn try_open(&mut self, interface: &str, purpose: &Purpose) -> Result<Open, String> {
+        let link = self.netlink.link(interface).await.map_err(|error| error.to_string())?;
+        let link = link.ok_or("there is no interface of this name in the gateway's network namespace")?;
+        let mac = link.mac.ok_or("the interface is no Ethernet device")?;
+        let peer = match purpose {
+            Purpose::Uplink => None,
+            Purpose::Pod { .. } | Purpose::Host => self.netlink.veth_peer(&link).await.unwrap_or_default(),
+        };
+        let told = match purpose {
+            Purpose::Pod { mac, .. } => *mac,
+            _ => None,
+        };
+        let peer_mac = told.or_else(|| peer.as_ref()?.mac);
+        let peer_mac = match purpose {
+            Purpose::Uplink => Mac::default(),
+            _ => peer_mac.ok_or(
+                "the MAC address of the interface's other end cannot be found out (is it a veth pair?); say it with --mac",
+            )?,
+        };
+        // What is larger than this end's MTU is dropped by veth without a word.
+        let mtu = peer.map_or(link.mtu, |peer| peer.mtu.max(link.mtu));
+        let settings = LinkSettings { up: Some(true), mtu: (mtu != link.mtu).then_some(mtu), mac: None };
+        self.netlink.set_link(link.index, settings).await.map_err(|error| error.to_string())?;
+
+        let id = self.ports.free_id().ok_or("all port numbers are in use")?;
+        let worker = self.ports.least_loaded(self.options.cores.len());
+        let steer = match purpose {
+            Purpose::Uplink => Steer::Addresses(Vec::new()),
+            _ => Steer::Everything,
+        };
+        let zero_copy = *purpose == Purpose::Uplink;
+        let opened = tokio::task::block_in_place(|| {
+            // What workers do not need has gathered since ports were closed.
+            let needed = self.devices.frames_for(interface)?;
+            self.engine.reclaim_frames(self.devices.ledger(), needed);
+            self.devices.open(interface, &steer, zero_copy)
+        });
+        let Device { port, attachment, .. } = opened.map_err(|error| error.to_string())?;
+        self.engine
+            .attach(PortId(id), purpose.kind(), worker, Box::new(port))
+            .map_err(|error| error.to_string())?;
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+        Ok(Open { id, index: link.index, worker, mac, peer_mac, mtu, attachment })
+    }
+
+    /// A device went away: its port stays wanted, its frames come back.
+    pub(super) fn device_gone(&mut self, index: u32) {
+        let gone = self.ports.open().find(|(_, _, open)| open.index == index);
+        let Some(interface) = gone.map(|(interface, ..)| interface.clone()) else { return };
+        tracing::warn!(interface, "the interface is gone");
+        let reason = Err("the interface is gone".to_owned());
+        if let Some(wanted) = self.ports.get_mut(&interface)
+            && let Ok(open) = std::mem::replace(&mut wanted.state, reason)
+        {
+            self.close_device(open);
+        }
+        self.devices.forget(&interface);
+        self.note(true);
+    }
+
+    /// Makes the host pair again if somebody deleted it: without it no pod reaches anything but pods. The kernel reports the
+    /// new one, and it is opened then.
+    pub(super) async fn mend_host_pair(&mut self) {
+        if self.ports.get(HOST_GATEWAY).is_some_and(|wanted| wanted.state.is_err())
+            && let Err(error) = wires::ensure_host_pair(&self.netlink, self.options.host_mtu).await
+        {
+            tracing::error!(%error, "the host pair is gone and cannot be made again");
+        }
+    }
+
+    /// Removes a port for good. The interface is set down first: its program goes, and until somebody deletes it the pod
+    /// must not reach the kernel by it.
+    pub(super) async fn close_port(&mut self, interface: &str) {
+        let Some(wanted) = self.ports.remove(interface) else { return };
+        if let Ok(open) = wanted.state {
+            let down = LinkSettings { up: Some(false), ..LinkSettings::default() };
+            match self.netlink.set_link(open.index, down).await {
+                Ok(()) => self.close_device(open),
+                Err(error) if error.is_missing() => self.close_device(open),
+                Err(error) => {
+                    // Closed by its program, which stays.
+                    tracing::error!(interface, %error, "the interface cannot be set down, so it stays shut instead");
+                    self.take_port_back(&open);
+                }
+            }
+        }
+        self.devices.forget(interface);
+        tracing::info!(interface, "port is removed");
+    }
+
+    fn close_device(&mut self, open: Open) {
+        self.take_port_back(&open);
+        if let Err(error) = open.attachment.detach() {
+            tracing::warn!(%error, "the program of a removed port is left");
+        }
+    }
+
+    /// Gets a port back from its worker and its frames back to the ledger.
+    fn take_port_back(&mut self, open: &Open) {
+        let devices = &mut self.devices;
+        match self.engine.detach(PortId(open.id), open.worker) {
+            Ok(Some(port)) => {
+                let frames = tokio::task::block_in_place(|| port.close());
+                devices.ledger().give_back(frames);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the port's frames are lost until the next start"),
+        }
+    }
+
+    /// Makes the kernel route the pods' addresses to the gateway, and uplinks bring what is for them. Addresses whose port
+    /// is closed or down lead nowhere: the kernel must not look for them elsewhere.
+    pub(super) async fn steer(&mut self) {
+        let mut wanted: BTreeMap<IpAddr, bool> = BTreeMap::new();
+        for (_, port) in self.ports.iter() {
+            let Purpose::Pod { port: pod, .. } = &port.purpose else { continue };
+            let reachable = port.state.is_ok() && !self.closed.contains_key(&pod.pod);
+            wanted.extend(pod.addresses.iter().map(|address| (*address, reachable)));
+        }
+        if wanted == self.steered {
+            return;
+        }
+        let result = match self.kernel.link(HOST_KERNEL).map(|link| link.index) {
+            Some(index) => self.route(index, &wanted).await,
+            None => {
+                tracing::error!(
+                    "{HOST_KERNEL} is gone: nothing reaches the pods from this node; start podgate again"
+                );
+                return;
+            }
+        };
+        if let Err(error) = result {
+            tracing::error!(%error, "the kernel does not route to all pods");
+            return;
+        }
+        let reachable: Vec<IpAddr> =
+            wanted.iter().filter(|(_, reachable)| **reachable).map(|(address, _)| *address).collect();
+        for (interface, purpose, open) in self.ports.open() {
+            if purpose.kind() == PortKind::Uplink
+                && let Err(error) = open.attachment.set_addresses(&reachable)
+            {
+                tracing::error!(interface, %error, "the uplink does not bring what is for all pods");
+                return;
+            }
+        }
+        self.steered = wanted;
+    }
+
+    async fn route(&self, host: u32, wanted: &BTreeMap<IpAddr, bool>) -> Result<(), NetlinkError> {
+        let mut result = Ok(());
+        for route in self.netlink.routes().await? {
+            let address = route.destination.addr();
+            let single = route.destination.prefix_len() == route.destination.max_prefix_len();
+            let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            let ours = route.nexthop == Nexthop::Link { index: host }
+                || (route.nexthop == Nexthop::Unreachable && self.steered.contains_key(&address));
+            if single && ours && !link_local && !wanted.contains_key(&address) {
+                result = result.and(self.netlink.delete_route(&route).await);
+            }
+        }
+        for (address, reachable) in wanted {
+            if self.steered.get(address) != Some(reachable) {
+                let to_gateway = Route::host(*address, host);
+                let route = if *reachable {
+                    to_gateway
+                } else {
+                    Route { nexthop: Nexthop::Unreachable, ..to_gateway }
+                };
+                result = result.and(self.netlink.add_route(&route).await);
+            }
+        }
+        result
+    }
+
+    /// Stops the workers. Devices stay shut, with their programs pinned, unless the settings say otherwise.
+    pub(super) async fn stop(self) {
+        let Self { engine, ports, options, netlink, mut devices, .. } = self;
+        tokio::task::block_in_place(|| engine.stop(devices.ledger()));
+        let missing = devices.ledger().total() - devices.ledger().free();
+        if missing > 0 {
+            tracing::warn!(missing, "frames were lost, please report this");
+        }
+        if !options.open_on_exit {
+            tracing::info!("stopped; pods are cut off until the next start");
+            return;
+        }
+        for (interface, wanted) in ports.into_all() {
+            let Ok(open) = wanted.state else { continue };
+            if let Purpose::Pod { port, .. } = &wanted.purpose {
+                for address in &port.addresses {
+                    let route = Route::host(*address, open.index);
+                    if let Err(error) = netlink.add_route(&route).await {
+                        tracing::error!(interface, %error, "no route to the pod");
+                    }
+                    let neighbour = NeighbourKind::Permanent(open.peer_mac);
+                    if let Err(error) = netlink.set_neighbour(open.index, *address, neighbour).await {
+                        tracing::error!(interface, %error, "no neighbour for the pod");
+                    }
+                }
+            }
+            if let Err(error) = open.attachment.detach() {
+                tracing::error!(interface, %error, "the port stays shut");
+            }
+        }
+        tracing::warn!("stopped; on_exit is open, so pods' packets pass by without judgement");
+    }
+}
+
+/// The node's own addresses: those of its kernel, and those of its Node object.
+pub(super) fn node_addresses(
+    kernel: &KernelView,
+    options: &Options,
+    state: &SourceState,
+) -> BTreeSet<IpAddr> {
+    let mut addresses = kernel.local_addresses();
+    let objects = state.objects.iter().flat_map(|file| file.objects.iter());
+    for object in objects {
+        if let podgate_config::manifest::ObjectValue::Node(node) = &object.value
+            && Some(&node.name) == options.node.as_ref()
+        {
+            addresses.extend(node.addresses.iter().copied());
+        }
+    }
+    addresses
+}
+
+/// The direct networks with the uplinks that reach them, and who is known there.
+pub(super) fn direct(
+    kernel: &KernelView,
+    options: &Options,
+    ports: &PortTable,
+) -> (Vec<DirectRoute>, BTreeMap<(u16, IpAddr), Mac>) {
+    let uplinks: Vec<&Open> = ports
+        .open()
+        .filter(|(_, purpose, _)| purpose.kind() == PortKind::Uplink)
+        .map(|(_, _, open)| open)
+        .collect();
+    let mut routes = Vec::new();
+    for network in &options.direct {
+        if let Some((open, hop)) = uplink_to(kernel, &uplinks, *network) {
+            let via = match hop {
+                NextHop::Via(gateway) => Some(gateway),
+                NextHop::OnLink => None,
+            };
+            routes.push(DirectRoute { network: *network, port: PortId(open.id), via });
+        }
+    }
+    let mut neighbours = BTreeMap::new();
+    for open in uplinks {
+        neighbours.extend(kernel.neighbours(open.index).map(|(address, mac)| ((open.id, address), mac)));
+    }
+    (routes, neighbours)
+}
+
+/// The uplink by which the kernel reaches a network; if it has no route by any, the only one there is.
+fn uplink_to<'a>(kernel: &KernelView, uplinks: &[&'a Open], network: IpNet) -> Option<(&'a Open, NextHop)> {
+    let routed = uplinks
+        .iter()
+        .filter_map(|open| kernel.next_hop(network, open.index).map(|(hop, length)| (*open, hop, length)))
+        .max_by_key(|(_, _, length)| *length);
+    match (routed, uplinks) {
+        (Some((open, hop, _)), _) => Some((open, hop)),
+        (None, [only]) => Some((only, NextHop::OnLink)),
+        (None, _) => None,
+    }
+}
