@@ -82,7 +82,7 @@ impl Default for WorkerSettings {
             timeouts: Timeouts::default(),
             established: Established::Recheck,
             seed: [0; 4],
-            hand_over: 1024,
+            hand_over: 4096,
             records: 1024,
             frames: 1024,
         }

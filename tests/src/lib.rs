@@ -14,5 +14,6 @@ pub mod compare;
 pub mod frames;
 pub mod generate;
 pub mod minimise;
+pub mod netns;
 pub mod oracle;
 pub mod rig;

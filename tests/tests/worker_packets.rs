@@ -469,7 +469,34 @@ fn the_gateway_answers_ping_and_address_resolution() {
         let counts = case.rig.counts().counts;
         assert_eq!((counts.consumed, counts.generated), (2, 2));
         case.drops(a, &From::new(a, case.a_ip(), gateway).udp(1, 2, b"x"), DropReason::NoRoute);
-        if !case.six {
+        if case.six {
+            let solicit = |target: &str| {
+                let own: std::net::Ipv6Addr = "fe80::aa".parse().unwrap();
+                let target: std::net::Ipv6Addr = target.parse().unwrap();
+                let group: std::net::Ipv6Addr = "ff02::1:ff00:1".parse().unwrap();
+                let mut body = vec![0; 4];
+                body.extend_from_slice(&target.octets());
+                body.extend_from_slice(&[1, 1]);
+                body.extend_from_slice(&peer_mac(a));
+                let kind = etherparse::Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] };
+                let mut frame = Vec::new();
+                etherparse::PacketBuilder::ethernet2(peer_mac(a), [0x33, 0x33, 0xff, 0, 0, 1])
+                    .ipv6(own.octets(), group.octets(), 255)
+                    .icmpv6(kind)
+                    .write(&mut frame, &body[4..])
+                    .unwrap();
+                frame
+            };
+            for target in ["fe80::1", "fd00:10:244::2", "fd00:10:244::9:9", "fd00:10:244::fffe"] {
+                let sent = case.send(a, &solicit(target));
+                let [(port, answer)] = &sent[..] else { panic!("{target}: {sent:?}") };
+                assert_eq!((*port, answer.bytes[54]), (a, 136), "{target}");
+                assert_eq!(answer.bytes[80..86], gateway_mac(a), "{target}");
+            }
+            for silent in ["fd00:10:244::1", "fe80::aa", "fd00::9"] {
+                assert!(case.send(a, &solicit(silent)).is_empty(), "{silent}");
+            }
+        } else {
             let arp = |sender: &str, target: &str| {
                 let packet = etherparse::ArpPacket::new(
                     etherparse::ArpHardwareId::ETHERNET,

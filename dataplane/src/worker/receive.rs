@@ -128,9 +128,13 @@ impl<C: Clock> Worker<C> {
         now: Instant64,
     ) {
         let region = self.region.clone();
-        let is_own = |address: IpAddr| match kind {
-            PortKind::Pod => entry.addresses.contains(&address) || is_v6_link_local(address),
-            PortKind::Host | PortKind::Uplink => snapshot.node.contains(address) || is_v6_link_local(address),
+        let is_own = |address: IpAddr| {
+            let listed = match kind {
+                PortKind::Pod => entry.addresses.contains(&address),
+                PortKind::Host | PortKind::Uplink => snapshot.node.contains(address),
+            };
+            // Whatever link-local address it gives itself is its own, but for the gateway's.
+            listed || (is_v6_link_local(address) && !neighbor::is_gateway(address))
         };
         let is_known = |address| snapshot.pod(address).is_some() || snapshot.node.contains(address);
         let bytes = frames.data(&region);

@@ -1,0 +1,259 @@
+//! The engine on real AF_XDP sockets between network namespaces, without the daemon: what the kernel's stacks of two pods
+//! see when the workers stand between them.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use af_xdp::{Attachment, FrameLedger, FramePool, Interface, Region, SocketConfig, Steering, Umem, open_all};
+use podgate_config::model::pod::Phase;
+use podgate_config::model::*;
+use podgate_control::compiler::{Limits, Scope, compile};
+use podgate_control::netlink::write_sysctl;
+use podgate_dataplane::counters::Snapshot as Counts;
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::engine::{Engine, EngineConfig, Idle};
+use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
+use podgate_dataplane::port::AfXdpPort;
+use podgate_dataplane::snapshot::{Delivery, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
+use podgate_dataplane::worker::WorkerSettings;
+use podgate_tests::netns::{Nest, eventually, run, skipped, try_run};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn mac(text: &str) -> [u8; 6] {
+    let bytes: Vec<u8> = text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+fn object(name: &str) -> ObjectName {
+    ObjectName::parse("shop", name).unwrap()
+}
+
+/// Two pods `a` and `b`, and an engine between them. Lives on a thread inside the gateway's namespace.
+struct Gateway {
+    engine: Engine,
+    ledger: FrameLedger,
+    attachments: Vec<Attachment>,
+    umem: Umem,
+    cluster: Cluster,
+    ports: Vec<(ObjectName, PortEntry)>,
+    generation: u64,
+}
+
+impl Gateway {
+    fn start(cores: &[usize], idle: Idle, pods: &[(&str, &str, &str)]) -> Self {
+        let (region, mut ledger) = Region::new(32 * 1024).unwrap();
+        let umem = Umem::register(&region, &Interface::by_name("anchor0").unwrap(), 0).unwrap();
+        let worker = WorkerSettings { frames: 4096, ..WorkerSettings::default() };
+        let config = EngineConfig { cores: cores.to_vec(), idle, worker };
+        let engine = Engine::start(&config, &region, &mut ledger, Snapshot::closed()).unwrap();
+        let mut gateway = Self {
+            engine,
+            ledger,
+            attachments: Vec::new(),
+            umem,
+            cluster: Cluster::default(),
+            ports: Vec::new(),
+            generation: 1,
+        };
+        for (number, (name, v4, v6)) in pods.iter().enumerate() {
+            let worker = WorkerId((number % cores.len()) as u8);
+            gateway.attach(PortId(number as u16), worker, name, &[ip(v4), ip(v6)]);
+        }
+        gateway.publish();
+        gateway
+    }
+
+    fn attach(&mut self, id: PortId, worker: WorkerId, name: &str, addresses: &[IpAddr]) {
+        let device = format!("veth-{name}");
+        let interface = Interface::by_name(&device).unwrap();
+        let config =
+            SocketConfig { receive: 1024, transmit: 1024, fill: 1024, completion: 1024, tx_budget: 256 };
+        let mut pool: FramePool = self.ledger.pool(2048);
+        let sockets = open_all(&self.umem, &interface, false, &config, &mut pool).unwrap();
+        self.ledger.give_back_pool(pool);
+        let attachment = Attachment::attach(&interface, Steering::Everything, &sockets, None).unwrap();
+        self.attachments.push(attachment);
+        let port = AfXdpPort::new(sockets).unwrap();
+        self.engine.attach(id, PortKind::Pod, worker, Box::new(port)).unwrap();
+        let own = std::fs::read_to_string(format!("/sys/class/net/{device}/address"));
+        // The namespace's own sysfs is not mounted here; ask the kernel through `ip`.
+        let own = own.unwrap_or_else(|_| link_mac(&device));
+        let entry = PortEntry {
+            kind: PortKind::Pod,
+            worker,
+            mac: mac(&own),
+            peer_mac: [2, 0, 0, 0, 1, id.0 as u8],
+            mtu: 1500,
+            closed: false,
+            addresses: addresses.into(),
+            identity: u32::from(id.0) + 1,
+        };
+        self.ports.push((object(name), entry));
+        let label = (LabelKey::parse("app").unwrap(), LabelValue::parse(name).unwrap());
+        let pod = Pod {
+            name: object(name),
+            uid: None,
+            labels: [label].into_iter().collect(),
+            addresses: addresses.to_vec(),
+            phase: Phase::Live,
+            host_network: false,
+            node: None,
+            ports: Vec::new(),
+        };
+        self.cluster.pods.insert(pod.name.clone(), pod);
+    }
+
+    fn publish(&mut self) {
+        self.generation += 1;
+        let compiled = compile(&self.cluster, Scope::AllPods, &Limits::default()).unwrap();
+        let mut deliveries = vec![Delivery::default(); compiled.tables.slots()];
+        for (number, (_, entry)) in self.ports.iter().enumerate() {
+            for address in &entry.addresses {
+                let (index, _) = compiled.tables.lookup(*address).unwrap();
+                deliveries[index.get()] =
+                    Delivery { identity: entry.identity, port: Some(PortId(number as u16)) };
+            }
+        }
+        let snapshot = Snapshot {
+            generation: self.generation,
+            synced: true,
+            policy: compiled.tables,
+            deliveries: deliveries.into(),
+            ports: self.ports.iter().map(|(_, entry)| Some(entry.clone())).collect(),
+            host: None,
+            node: NodeAddresses::new([ip("10.244.255.254")]),
+            direct: DirectRoutes::default(),
+        };
+        self.engine.publish(snapshot).unwrap();
+        eventually("the generation is in force", || self.engine.generation_in_force() == self.generation);
+        self.engine.collect();
+    }
+
+    fn drops(&self) -> BTreeMap<DropReason, u64> {
+        let mut sum = Counts::default();
+        self.engine.views().for_each(|view| sum.add(&view.counters.snapshot()));
+        let all = DropReason::ALL.iter().map(|reason| (*reason, sum.counts.drops(*reason).iter().sum()));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn stop(self) {
+        let Self { engine, mut ledger, attachments, .. } = self;
+        for attachment in attachments {
+            attachment.detach().unwrap();
+        }
+        engine.stop(&mut ledger);
+        assert_eq!(ledger.free(), ledger.total(), "frames are lost");
+    }
+}
+
+fn link_mac(device: &str) -> String {
+    let text = run(&format!("ip -o link show {device}"));
+    text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned()
+}
+
+/// Makes the namespaces and runs `test` inside the gateway's, with the pods' namespaces by name.
+fn with_gateway(cores: &'static [usize], idle: Idle, test: impl FnOnce(&mut Gateway, &str, &str) + Send) {
+    if skipped() {
+        return;
+    }
+    let mut nest = Nest::new();
+    let gateway = nest.add("gw");
+    run(&format!("ip -n {gateway} link add anchor0 type veth peer name anchor1"));
+    run(&format!("ip -n {gateway} link set anchor0 up"));
+    let pods = [("a", "10.244.0.1", "fd00:10:244::1"), ("b", "10.244.0.2", "fd00:10:244::2")];
+    let spaces = pods.map(|(name, v4, v6)| {
+        let space = nest.add(name);
+        // Or IPv6 is not there for the first two seconds.
+        for scope in ["all", "default"] {
+            let key = format!("net/ipv6/conf/{scope}/accept_dad");
+            nest.open(&space).run(|| write_sysctl(&key, "0")).unwrap().unwrap();
+        }
+        let number = if name == "a" { 0 } else { 1 };
+        run(&format!(
+            "ip -n {gateway} link add veth-{name} type veth peer name eth0 address 02:00:00:00:01:0{number} netns {space}"
+        ));
+        run(&format!("ip -n {gateway} link set veth-{name} up"));
+        run(&format!("ip -n {space} addr add {v4}/32 dev eth0"));
+        run(&format!("ip -n {space} addr add {v6}/128 dev eth0 nodad"));
+        run(&format!("ip -n {space} link set eth0 up"));
+        run(&format!("ip -n {space} route add default via 169.254.1.1 dev eth0 onlink"));
+        run(&format!("ip -n {space} -6 route add default via fe80::1 dev eth0"));
+        space
+    });
+    let handle = nest.open(&gateway);
+    handle
+        .run(move || {
+            let mut gateway = Gateway::start(cores, idle, &pods);
+            test(&mut gateway, &spaces[0], &spaces[1]);
+            gateway.stop();
+        })
+        .unwrap();
+}
+
+fn ping(space: &str, address: &str) -> bool {
+    try_run(&format!("ip netns exec {space} ping -c 3 -i 0.1 -W 1 {address}")).status.success()
+}
+
+fn forward_tcp_and_obey(gateway: &mut Gateway, a: &str, b: &str) {
+    for address in ["10.244.0.2", "fd00:10:244::2", "169.254.1.1"] {
+        assert!(ping(a, address), "{address}: {:?}", gateway.drops());
+    }
+    let mut server = std::process::Command::new("ip")
+        .args(["netns", "exec", b, "iperf3", "-s"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("iperf3 answers", || {
+        try_run(&format!("ip netns exec {a} nc -z -w 1 10.244.0.2 5201")).status.success()
+    });
+    for address in ["10.244.0.2", "fd00:10:244::2"] {
+        let report = run(&format!("ip netns exec {a} iperf3 -c {address} -t 2 -J"));
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap() / 1e9;
+        eprintln!("TCP to {address}: {rate:.2} Gb/s");
+        assert!(report["end"]["sum_received"]["bytes"].as_f64().unwrap() > 1e6);
+    }
+    // Deny: the next connection obeys, and established ones are cut.
+    let deny = NetworkPolicy {
+        name: object("deny"),
+        pods: Selector::everything(),
+        ingress: Some(vec![]),
+        egress: None,
+    };
+    gateway.cluster.policies.insert(deny.name.clone(), deny);
+    gateway.publish();
+    for address in ["10.244.0.2", "fd00:10:244::2"] {
+        assert!(!ping(a, address));
+        let reached = try_run(&format!("ip netns exec {a} nc -z -w 1 {address} 5201")).status.success();
+        assert!(!reached, "{address} is denied");
+    }
+    assert!(gateway.drops().contains_key(&DropReason::PolicyIngress), "{:?}", gateway.drops());
+    gateway.cluster.policies.clear();
+    gateway.publish();
+    assert!(ping(a, "10.244.0.2"));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    eprintln!("drops: {:?}", gateway.drops());
+}
+
+#[test]
+fn two_pods_talk_under_policy_with_one_sleeping_worker() {
+    with_gateway(&[0], Idle::Sleep, forward_tcp_and_obey);
+}
+
+#[test]
+fn two_pods_talk_under_policy_with_two_workers() {
+    with_gateway(&[0, 1], Idle::Sleep, forward_tcp_and_obey);
+}
+
+#[test]
+fn two_pods_talk_under_policy_with_a_spinning_worker() {
+    with_gateway(&[1], Idle::Spin, forward_tcp_and_obey);
+}
