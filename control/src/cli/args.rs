@@ -244,6 +244,16 @@ pub enum LabCommand {
     /// Say what the lab consists of and how its gateway is
     #[command(after_help = "Example:\n  podgate lab status")]
     Status,
+    /// What `up` leaves running; not for people
+    #[command(hide = true, after_help = "Example:\n  podgate lab supervise '{\"files\":[],...}'")]
+    Supervise(LabSuperviseArgs),
+}
+
+/// `podgate lab supervise`.
+#[derive(Debug, Args)]
+pub struct LabSuperviseArgs {
+    /// What the lab is made of, as JSON
+    pub options: String,
 }
 
 /// `podgate lab up`.

@@ -18,8 +18,8 @@ use clap::Parser;
 
 pub use args::{
     Cli, Command, ConfigArgs, DEFAULT_SOCKET, DropsArgs, ExplainArgs, FilesArgs, LabCommand, LabDemoArgs,
-    LabShape, LabUpArgs, MatrixArgs, PortAddArgs, PortCommand, PortRemoveArgs, RunArgs, SettingsArgs,
-    SocketArgs, WorldArgs,
+    LabShape, LabSuperviseArgs, LabUpArgs, MatrixArgs, PortAddArgs, PortCommand, PortRemoveArgs, RunArgs,
+    SettingsArgs, SocketArgs, WorldArgs,
 };
 pub use console::{Console, Format, Outcome, Table, Tone};
 
