@@ -16,6 +16,7 @@ use af_xdp::{
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use etherparse::PacketBuilder;
+use podgate_bench::machine::Machine;
 
 /// Sends UDP packets over AF_XDP, or swallows what arrives.
 ///
@@ -34,6 +35,8 @@ enum Action {
     Send(Send),
     /// Drops and counts what arrives, until the time is over.
     Sink(Sink),
+    /// Says what machine this is and measures its core-to-core latency.
+    Machine,
 }
 
 #[derive(Args)]
@@ -81,6 +84,10 @@ fn main() -> anyhow::Result<()> {
     match Command::parse().action {
         Action::Send(send) => send.run(),
         Action::Sink(sink) => sink.run(),
+        Action::Machine => {
+            println!("{}", Machine::observe().describe());
+            Ok(())
+        }
     }
 }
 
