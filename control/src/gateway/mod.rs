@@ -64,8 +64,9 @@ const SETTLE: Duration = Duration::from_millis(3);
 /// How often retired snapshots and drop records are collected.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How often a port that was asked for is looked at until its table is in force.
+/// How often workers are looked at until what was published is in force, and for how long so often.
 const POLL_IN_FORCE: Duration = Duration::from_millis(1);
+const PATIENCE_IN_FORCE: Duration = Duration::from_secs(1);
 
 /// Drop records taken from each worker at once.
 const DROPS_AT_ONCE: usize = 1024;
@@ -104,6 +105,8 @@ pub struct Gateway {
     /// When what was noted is acted upon.
     settle: Option<Instant>,
     next_tick: Instant,
+    /// When something was published last.
+    published: Instant,
     /// The sources' objects changed, or the ports' identities.
     recompile: bool,
     source_lives: bool,
@@ -155,10 +158,13 @@ impl Gateway {
             self.publish().await;
         }
         self.collect();
-        self.answer_waiting();
+        let in_force = self.engine.generation_in_force();
+        self.answer_waiting(in_force);
         self.read_drops().await;
-        let pace = if self.waiting.is_empty() { TICK } else { POLL_IN_FORCE };
-        self.next_tick = Instant::now() + pace;
+        // Somebody may be waiting for it; but a worker that is stuck must not keep this loop busy.
+        let soon =
+            in_force < self.engine.generation_published() && self.published.elapsed() < PATIENCE_IN_FORCE;
+        self.next_tick = Instant::now() + if soon { POLL_IN_FORCE } else { TICK };
     }
 
     /// Compiles if need be, and publishes if that makes a difference.
@@ -184,6 +190,8 @@ impl Gateway {
         let inputs = Inputs { synced: state.synced, ports, pods, node, routes, neighbours };
         match tokio::task::block_in_place(|| self.publisher.publish(&mut self.engine, inputs)) {
             Ok(Some(basis)) => {
+                self.published = Instant::now();
+                self.next_tick = self.next_tick.min(self.published + POLL_IN_FORCE);
                 let in_force = if state.synced { InForce::Open(basis) } else { InForce::Closed };
                 self.in_force.send_replace(in_force);
             }
@@ -205,8 +213,7 @@ impl Gateway {
         }
     }
 
-    fn answer_waiting(&mut self) {
-        let in_force = self.engine.generation_in_force();
+    fn answer_waiting(&mut self, in_force: u64) {
         let ready = |waiting: &Waiting| waiting.generation.is_some_and(|generation| generation <= in_force);
         for waiting in self.waiting.extract_if(.., |waiting| ready(waiting)) {
             let answer = match self.ports.get(&waiting.interface) {
@@ -338,7 +345,6 @@ impl Gateway {
                 self.open(&spec.interface).await;
                 self.note(true);
                 self.waiting.push(Waiting { interface: spec.interface, generation: None, reply });
-                self.next_tick = Instant::now() + POLL_IN_FORCE;
             }
             Ask::PortRemove(interface, reply) => {
                 let answer = match self.ports.get(&interface).map(|wanted| &wanted.purpose) {

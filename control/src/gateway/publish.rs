@@ -48,6 +48,8 @@ pub struct Publisher {
     pub failed: u64,
     /// Why the last attempt failed; `None` if it did not.
     pub error: Option<String>,
+    /// The first generation made of sources without error.
+    pub open_since: Option<u64>,
     identities: Identities,
     basis: Option<Arc<Basis>>,
     published: Option<(Arc<Basis>, Inputs)>,
@@ -75,7 +77,7 @@ impl Publisher {
             return Ok(());
         }
         let begin = Instant::now();
-        let compiled = compile(&resolved.cluster, Scope::Pods(&resolved.local), &options.limits);
+        let compiled = compile(&resolved.cluster, Scope::Pods(resolved.judged()), &options.limits);
         let mut compiled = self.noted(compiled.map_err(PublishError::from))?;
         self.took = begin.elapsed();
         metrics.compiled(self.took);
@@ -118,6 +120,9 @@ impl Publisher {
         let snapshot = build(generation, &basis, &self.identities, &inputs);
         self.noted(engine.publish(snapshot).map_err(PublishError::from))?;
         self.history.publish(generation, basis.clone());
+        if inputs.synced {
+            self.open_since.get_or_insert(generation);
+        }
         self.published = Some((basis.clone(), inputs));
         Ok(Some(basis))
     }

@@ -30,8 +30,7 @@ impl Gateway {
             uptime_seconds: self.started.elapsed().as_secs(),
             node: self.options.node.as_ref().map(ToString::to_string),
             synced,
-            // The first generation is the closed one that the workers start with.
-            ready: synced && in_force > 1,
+            ready: self.publisher.open_since.is_some_and(|first| in_force >= first),
             generation_published: published,
             generation_in_force: in_force,
             problems: self.problems(&source, &ports),

@@ -29,6 +29,18 @@ pub struct Resolved {
     pub closed: BTreeMap<ObjectName, String>,
     /// Addresses that several live pods claim; none of them has it.
     pub disputed: BTreeMap<IpAddr, Vec<ObjectName>>,
+    /// Whether the sources were once without error. Until then nothing that they say opens anything.
+    pub synced: bool,
+}
+
+impl Resolved {
+    /// The pods whose policies are compiled. Until the sources have synced there are none, and every pod is closed but to
+    /// its own node: a policy that is missing would be an open door.
+    #[must_use]
+    pub fn judged(&self) -> &BTreeSet<ObjectName> {
+        static NOBODY: BTreeSet<ObjectName> = BTreeSet::new();
+        if self.synced { &self.local } else { &NOBODY }
+    }
 }
 
 /// Brings the sources' objects and the ports together.
@@ -73,7 +85,7 @@ pub fn resolve(mut cluster: Cluster, ports: &[PodPort], synced: bool) -> Resolve
             }
         }
     }
-    Resolved { cluster, local, closed, disputed }
+    Resolved { cluster, local, closed, disputed, synced }
 }
 
 /// Addresses on more than one live pod with a network of its own.

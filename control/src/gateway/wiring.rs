@@ -119,6 +119,7 @@ impl Gateway {
             waiting: Vec::<Waiting>::new(),
             settle: None,
             next_tick: Instant::now(),
+            published: Instant::now(),
             recompile: false,
             source_lives: true,
             resolving: BTreeSet::new(),

@@ -81,6 +81,7 @@ pub fn quiet() {
         (format!("net/ipv6/conf/{ANCHOR_PEER}/disable_ipv6"), "1"),
         // Read when the link-local address is made: once more, now without waiting for a duplicate.
         (format!("net/ipv6/conf/{HOST_KERNEL}/accept_dad"), "0"),
+        (format!("net/ipv6/conf/{HOST_KERNEL}/router_solicitations"), "0"),
         (format!("net/ipv6/conf/{HOST_KERNEL}/disable_ipv6"), "1"),
         (format!("net/ipv6/conf/{HOST_KERNEL}/disable_ipv6"), "0"),
     ] {

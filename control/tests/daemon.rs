@@ -1,0 +1,356 @@
+//! `podgate run` in a network namespace of its own, with two pods: what it enforces, and what it survives.
+//!
+//! Needs root, and bpffs and AF_XDP in the kernel. Everything made here carries this process's number and is removed by
+//! guards.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use podgate_control::netlink::Namespace;
+use podgate_control::status::{PortState, Status};
+
+const PODS: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: shop, labels: {app: a}}
+spec: {containers: [{name: c}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: shop, labels: {app: b}}
+spec: {containers: [{name: c}]}
+";
+
+/// Nobody reaches b but on these ports.
+fn policy(ports: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: b, namespace: shop}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: b}}}}, ingress: [{{ports: [{ports}]}}]}}\n"
+    )
+}
+
+/// A node with two pods, and a gateway in it.
+struct Node {
+    name: String,
+    namespace: Namespace,
+    pods: Vec<String>,
+    dir: tempfile::TempDir,
+    gateway: Option<Child>,
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Node {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pgd-{}-{number}", std::process::id());
+        ip(&format!("netns add {name}"));
+        let namespace = Namespace::open(&name).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = Self { name, namespace, pods: Vec::new(), dir, gateway: None };
+        node.ip("link set lo up");
+        node.ip("addr add 10.244.255.254/32 dev lo");
+        fs::create_dir(node.path("manifests")).unwrap();
+        fs::create_dir(node.path("bpf")).unwrap();
+        node.write("pods.yaml", PODS);
+        node.add_pod("a", "10.244.0.1");
+        node.add_pod("b", "10.244.0.2");
+        node
+    }
+
+    fn ip(&self, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.name));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Replaces a manifest as careful editors do.
+    fn write(&self, name: &str, content: &str) {
+        let aside = self.path("aside");
+        fs::write(&aside, content).unwrap();
+        fs::rename(aside, self.path("manifests").join(name)).unwrap();
+    }
+
+    fn add_pod(&mut self, pod: &str, address: &str) {
+        let name = format!("{}-{pod}", self.name);
+        ip(&format!("netns add {name}"));
+        self.pods.push(name.clone());
+        self.wire(pod, address);
+    }
+
+    fn wire(&self, pod: &str, address: &str) {
+        let name = format!("{}-{pod}", self.name);
+        self.ip(&format!("link add v{pod} type veth peer name eth0 netns {name}"));
+        for command in [
+            "link set lo up",
+            &format!("addr add {address}/32 dev eth0"),
+            "link set eth0 up",
+            "route add default via 169.254.1.1 dev eth0 onlink",
+        ] {
+            ip(&format!("-n {name} {command}"));
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podgate"));
+        command.args(arguments);
+        command
+    }
+
+    fn start(&mut self) {
+        let set = |key: &str, name: &str| format!("--set={key}={}", self.path(name).display());
+        let mut command =
+            self.command(&["run", "--set=metrics_bind_address=127.0.0.1:9469", "--set=frames=32768"]);
+        command.args([set("socket", "socket"), set("ports_file", "ports.json"), set("bpffs", "bpf")]);
+        command.arg("-f").arg(self.path("manifests"));
+        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = self.namespace.run(move || command.spawn().unwrap()).unwrap();
+        self.gateway = Some(child);
+        self.wait("the gateway answers", |node| node.try_status().is_some());
+    }
+
+    /// Ends the gateway; its exit code, `None` if a signal ended it.
+    fn end(&mut self, signal: &str) -> Option<i32> {
+        let mut child = self.gateway.take().unwrap();
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        child.wait().unwrap().code()
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let socket = self.path("socket");
+        self.command(arguments).arg("--socket").arg(socket).output().unwrap()
+    }
+
+    fn try_status(&self) -> Option<Status> {
+        serde_json::from_slice(&self.ask(&["status", "-o", "json"]).stdout).ok()
+    }
+
+    fn status(&self) -> Status {
+        self.try_status().unwrap_or_else(|| panic!("no status; log:\n{}", self.log()))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn port(&self, pod: &str) -> PortState {
+        let interface = format!("v{pod}");
+        let status = self.status();
+        let port = status.ports.iter().find(|port| port.interface == interface);
+        port.map_or(PortState::Down, |port| port.state)
+    }
+
+    fn add_port(&self, pod: &str, address: &str) -> Output {
+        let (interface, pod) = (format!("v{pod}"), format!("shop/{pod}"));
+        self.ask(&["port", "add", "--interface", &interface, "--pod", &pod, "--address", address])
+    }
+
+    fn wait(&self, what: &str, mut until: impl FnMut(&Self) -> bool) {
+        let begin = Instant::now();
+        while !until(self) {
+            assert!(
+                begin.elapsed() < Duration::from_secs(10),
+                "{what}: not within 10 s; log:\n{}",
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn pod(&self, pod: &str) -> Namespace {
+        Namespace::open(&format!("{}-{pod}", self.name)).unwrap()
+    }
+
+    /// Can a open a connection to this port of b, where everything listens that is asked for?
+    fn connects(&self, port: u16) -> bool {
+        let address: IpAddr = "10.244.0.2".parse().unwrap();
+        let _listener = self.pod("b").run(|| TcpListener::bind((address, port)).unwrap()).unwrap();
+        let connect = move || {
+            TcpStream::connect_timeout(&SocketAddr::new(address, port), Duration::from_millis(400)).is_ok()
+        };
+        self.pod("a").run(connect).unwrap()
+    }
+
+    fn http(&self, path: &str) -> String {
+        let path = path.to_owned();
+        let get = move || {
+            let mut stream = TcpStream::connect("127.0.0.1:9469").unwrap();
+            std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+                .unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        self.namespace.run(get).unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.gateway {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = nix::mount::umount(&self.path("bpf"));
+        for name in self.pods.iter().chain([&self.name]) {
+            let _ = Namespace::delete(name);
+        }
+    }
+}
+
+fn ready(node: &Node) -> bool {
+    let status = node.status();
+    status.ready && status.generation_in_force == status.generation_published
+}
+
+#[test]
+fn policy_is_enforced_and_follows_the_files() {
+    let mut node = Node::new();
+    node.start();
+    for (pod, address) in [("a", "10.244.0.1"), ("b", "10.244.0.2")] {
+        let output = node.add_port(pod, address);
+        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stderr), node.log());
+    }
+    assert!(node.connects(80), "nothing isolates b yet; {}", node.log());
+
+    node.write("policy.yaml", &policy("{port: 80}"));
+    node.wait("the policy is known", |node| node.status().policy.policies == 1 && ready(node));
+    assert!(node.connects(80));
+    assert!(!node.connects(81));
+    let drops = String::from_utf8(node.ask(&["drops"]).stdout).unwrap();
+    assert!(drops.contains("policy_ingress shop/a") && drops.contains("by shop/b"), "{drops}");
+    let explain = ["explain", "--from", "shop/a", "--to", "shop/b", "--port", "81"];
+    let answer = String::from_utf8(node.ask(&explain).stdout).unwrap();
+    assert!(
+        answer.starts_with("deny") && answer.contains("not-judged") == answer.contains("not judged"),
+        "{answer}"
+    );
+
+    // A syntax error changes nothing but the status.
+    node.write("policy.yaml", "kind: [");
+    node.wait("the error is told", |node| node.status().sources[0].bad_files == 1);
+    assert!(node.connects(80) && !node.connects(81));
+    assert!(node.http("/readyz?verbose").contains("[!]source: "));
+    let metrics = node.http("/metrics");
+    for line in [
+        "podgate_source_bad_files{source=\"manifests\"} 1",
+        "podgate_policy_connections_total{policy=\"shop/b\",direction=\"ingress\",verdict=\"deny\"}",
+        "podgate_ready 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+
+    node.write("policy.yaml", &policy("{port: 81}"));
+    node.wait("it is mended", |node| node.status().sources[0].bad_files == 0 && ready(node));
+    assert!(!node.connects(80) && node.connects(81));
+
+    // A second gateway on the same socket is refused, and the first goes on.
+    let second =
+        node.command(&["run", &format!("--set=socket={}", node.path("socket").display())]).output().unwrap();
+    assert_eq!(second.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another podgate"), "{second:?}");
+    assert_eq!(node.end("-TERM"), Some(0));
+    assert!(!node.path("socket").exists());
+    assert!(!node.log().contains("frames were lost"), "{}", node.log());
+}
+
+#[test]
+fn a_killed_gateway_leaves_pods_shut_and_its_successor_takes_over() {
+    let mut node = Node::new();
+    node.write("policy.yaml", &policy("{port: 80}"));
+    node.start();
+    node.add_port("a", "10.244.0.1");
+    node.add_port("b", "10.244.0.2");
+    assert!(node.connects(80) && !node.connects(81), "{}", node.log());
+    assert_eq!(node.end("-KILL"), None);
+
+    // The kernel is given every chance to pass packets by.
+    let forward = || fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    node.namespace.run(forward).unwrap();
+    node.ip("route replace 10.244.0.1/32 dev va");
+    node.ip("route replace 10.244.0.2/32 dev vb");
+    assert!(!node.connects(80));
+
+    node.start();
+    node.wait("it is ready again", ready);
+    assert_eq!((node.port("a"), node.port("b")), (PortState::Up, PortState::Up), "{}", node.log());
+    assert!(node.connects(80) && !node.connects(81), "{}", node.log());
+}
+
+#[test]
+fn a_bad_file_at_the_start_keeps_everything_closed_until_it_is_mended() {
+    let mut node = Node::new();
+    node.write("policy.yaml", "kind: [");
+    node.start();
+    node.add_port("a", "10.244.0.1");
+    node.add_port("b", "10.244.0.2");
+    assert!(!node.connects(80));
+    let status = node.status();
+    assert!(!status.ready && !status.synced);
+    assert!(status.problems.iter().any(|problem| problem.message.contains("policy.yaml:1")), "{status:?}");
+    assert!(
+        node.http("/readyz").starts_with("HTTP/1.0 503") || node.http("/readyz").starts_with("HTTP/1.1 503")
+    );
+    assert_eq!(node.ask(&["status"]).status.code(), Some(1));
+    // What comes from the pods' own node is taken meanwhile.
+    let from_node = || TcpStream::connect_timeout(&"10.244.0.2:9".parse().unwrap(), Duration::from_secs(1));
+    let answer = node.namespace.run(from_node).unwrap();
+    assert_eq!(answer.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{}", node.log());
+
+    node.write("policy.yaml", &policy("{port: 80}"));
+    node.wait("it is ready", ready);
+    assert!(node.connects(80) && !node.connects(81), "{}", node.log());
+}
+
+#[test]
+fn ports_come_and_go_with_their_interfaces() {
+    let mut node = Node::new();
+    node.start();
+    node.add_port("a", "10.244.0.1");
+    node.add_port("b", "10.244.0.2");
+    assert!(node.connects(80), "{}", node.log());
+
+    node.ip("link del vb");
+    node.wait("the dead port is noticed", |node| node.port("b") == PortState::Down);
+    assert!(node.port("a") == PortState::Up);
+    node.wire("b", "10.244.0.2");
+    node.wait("the new interface is attached", |node| node.port("b") == PortState::Up && ready(node));
+    assert!(node.connects(80), "{}", node.log());
+
+    // A port can be wanted before its interface is there, and a pod that nobody knows has a closed one.
+    let early = node.ask(&["port", "add", "--interface", "vx", "--pod", "shop/x", "--address", "10.244.0.9"]);
+    assert_eq!(early.status.code(), Some(1));
+    node.ip("link add vx type veth peer name vxp");
+    node.wait("it is attached, but closed", |node| node.port("x") == PortState::Closed);
+
+    let taken = node.ask(&["port", "add", "--interface", "vy", "--pod", "shop/y", "--address", "10.244.0.2"]);
+    assert_eq!(taken.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&taken.stderr).contains("belongs to the port vb"), "{taken:?}");
+
+    assert!(node.ask(&["port", "remove", "--interface", "vb"]).status.success());
+    assert!(!node.connects(80));
+    assert_eq!(node.ask(&["port", "remove", "--interface", "vb"]).status.code(), Some(2));
+    let kept = fs::read_to_string(Path::new(&node.path("ports.json"))).unwrap();
+    assert!(kept.contains("\"vx\"") && !kept.contains("\"vb\""), "{kept}");
+    assert_eq!(node.end("-INT"), Some(0));
+    assert!(!node.log().contains("frames were lost"), "{}", node.log());
+}
