@@ -106,7 +106,7 @@ pub struct SettingsArgs {
     /// Settings file (YAML)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Override one setting; repeatable. Wins over PODGATE_SET_<KEY> variables, and these over the file
+    /// Override one setting; repeatable. Wins over `PODGATE_SET_<KEY>` variables, and these over the file
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
