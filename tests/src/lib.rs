@@ -3,6 +3,7 @@
 //! [`oracle`] is what the NetworkPolicy API says, [`generate`] makes the clusters on which the compiled tables must
 //! agree with it, and [`compare`] holds the two against each other. [`rig`] is a gateway in memory: real workers over
 //! in-memory ports, fed with [`frames`].
+//! [`harness`] is the whole product between real namespaces, and [`wire`] puts frames on a pod's wire by hand.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -13,7 +14,9 @@ pub mod choices;
 pub mod compare;
 pub mod frames;
 pub mod generate;
+pub mod harness;
 pub mod minimise;
 pub mod netns;
 pub mod oracle;
 pub mod rig;
+pub mod wire;

@@ -1,0 +1,154 @@
+//! Packets that ordinary clients send every day without telling anybody, and packets that they never send.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use podgate_tests::harness::{Lab, enabled, eventually, namespace, pod};
+use podgate_tests::wire::{Wire, sctp_init};
+
+fn pods() -> String {
+    [namespace("shop"), pod("shop", "web", &["80"]), pod("shop", "db", &["80"])].concat()
+}
+
+/// `db` takes SCTP 38412 from everybody.
+const SCTP_ONLY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\n\
+    spec:\n  podSelector: {matchLabels: {app: db}}\n  ingress:\n  - ports: [{protocol: SCTP, port: 38412}]\n";
+
+fn v4(address: IpAddr) -> [u8; 4] {
+    match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(_) => panic!("{address} is not IPv4"),
+    }
+}
+
+fn v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(_) => panic!("{address} is not IPv6"),
+    }
+}
+
+/// The gateway's MAC address as a pod knows it.
+fn gateway_mac(lab: &Lab, netns: &str) -> [u8; 6] {
+    let _ = lab.exec(netns, 3, &["ping", "-c", "1", "-W", "1", "169.254.1.1"]);
+    let said = lab.exec(netns, 3, &["ip", "-4", "neighbour", "show", "169.254.1.1"]).expect("neighbours");
+    let mac = said.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
+    podgate_control::netlink::parse_mac(mac.unwrap_or_else(|| panic!("no MAC address in {said:?}"))).unwrap()
+}
+
+#[test]
+fn the_gateway_answers_its_neighbours() {
+    if !enabled() {
+        return;
+    }
+    let lab = Lab::up(&[("pods.yaml", &pods())], &[]);
+    let _ =
+        lab.exec("web.shop", 5, &["ping", "-c", "2", "-i", "0.2", "-W", "1", "169.254.1.1"]).expect("ping");
+    let _ = lab
+        .exec("web.shop", 5, &["ping", "-c", "2", "-i", "0.2", "-W", "1", "fe80::1%eth0"])
+        .expect("ping -6");
+    let neighbours = lab.exec("web.shop", 5, &["ip", "neighbour"]).expect("neighbours");
+    for gateway in ["169.254.1.1 dev eth0 lladdr", "fe80::1 dev eth0 lladdr"] {
+        assert!(neighbours.contains(gateway), "{neighbours}");
+    }
+    // One hop from the pod the time has run out, and the gateway says so; traceroute is made of this.
+    for (address, node) in lab.addresses("db.shop").iter().zip(lab.addresses("podgate-node")) {
+        let address = address.to_string();
+        let said = lab.exec("web.shop", 5, &["ping", "-n", "-c", "1", "-W", "1", "-t", "1", &address]);
+        let first_hop = |hop: &str| said.out.contains(&format!("From {hop}"));
+        assert!(first_hop(&node.to_string()) || first_hop("169.254.1.1") || first_hop("fe80::1"), "{said:?}");
+        assert!(said.out.contains("Time to live exceeded") || said.out.contains("Hop limit"), "{said:?}");
+        let said = lab.exec("web.shop", 5, &["ping", "-n", "-c", "1", "-W", "1", "-t", "2", &address]);
+        assert!(said.fine(), "{said:?}");
+    }
+}
+
+#[test]
+fn a_source_that_is_not_its_own_is_dropped_and_counted() {
+    if !enabled() {
+        return;
+    }
+    let lab = Lab::up(&[("pods.yaml", &pods())], &[]);
+    let (web, db) = (Wire::open("web.shop"), Wire::open("db.shop"));
+    let gateway = gateway_mac(&lab, "web.shop");
+    let target = lab.addresses("db.shop");
+    let own = lab.addresses("web.shop");
+    let packet = |source: IpAddr, tag: &[u8]| {
+        let ethernet = PacketBuilder::ethernet2(web.mac, gateway);
+        let mut frame = Vec::new();
+        match source {
+            IpAddr::V4(_) => ethernet.ipv4(v4(source), v4(target[0]), 64),
+            IpAddr::V6(_) => ethernet.ipv6(v6(source), v6(target[1]), 64),
+        }
+        .udp(4000, 80)
+        .write(&mut frame, tag)
+        .unwrap();
+        frame
+    };
+    let arrives = |tag: &'static [u8]| move |frame: &[u8]| frame.ends_with(tag);
+    for (i, source) in own.iter().enumerate() {
+        let tag: &[u8] = [&b"honest four"[..], b"honest six"][i];
+        web.send(&packet(*source, tag));
+        assert!(db.sees(Duration::from_secs(2), arrives(tag)), "{source}");
+    }
+    let before = lab.drops("spoofed_source");
+    for (i, source) in ["10.244.200.200", "fd00:10:244::dead"].iter().enumerate() {
+        let tag: &[u8] = [&b"lying four"[..], b"lying six"][i];
+        web.send(&packet(source.parse().unwrap(), tag));
+        assert!(!db.sees(Duration::from_millis(500), arrives(tag)), "{source}");
+    }
+    eventually("both are counted", || lab.drops("spoofed_source") >= before + 2);
+}
+
+#[test]
+fn sctp_is_judged_by_its_ports() {
+    if !enabled() {
+        return;
+    }
+    let lab = Lab::up(&[("pods.yaml", &pods()), ("policy.yaml", SCTP_ONLY)], &[]);
+    let (web, db) = (Wire::open("web.shop"), Wire::open("db.shop"));
+    let gateway = gateway_mac(&lab, "web.shop");
+    let (own, target) = (lab.addresses("web.shop"), lab.addresses("db.shop"));
+    for family in [0, 1] {
+        for (port, allowed) in [(38_412, true), (38_413, false)] {
+            let init = sctp_init(5000 + family, port);
+            let ethernet = PacketBuilder::ethernet2(web.mac, gateway);
+            let mut frame = Vec::new();
+            let sctp = etherparse::IpNumber::SCTP;
+            if family == 0 {
+                ethernet.ipv4(v4(own[0]), v4(target[0]), 64).write(&mut frame, sctp, &init).unwrap();
+            } else {
+                ethernet.ipv6(v6(own[1]), v6(target[1]), 64).write(&mut frame, sctp, &init).unwrap();
+            }
+            web.send(&frame);
+            // Unchanged to the last byte, checksum included.
+            let seen = db.sees(Duration::from_millis(800), |frame| frame.ends_with(&init));
+            assert_eq!(seen, allowed, "family {family} port {port}");
+        }
+    }
+}
+
+#[test]
+fn throughput_is_measured() {
+    if !enabled() {
+        return;
+    }
+    let lab = Lab::up(&[("pods.yaml", &pods())], &[]);
+    let server = lab.background("db.shop", &["iperf3", "-s"]);
+    for (i, address) in lab.addresses("db.shop").iter().enumerate() {
+        let address = address.to_string();
+        let mut rate = None;
+        eventually("iperf3 gives a figure", || {
+            let said = lab.exec("web.shop", 20, &["iperf3", "-c", &address, "-t", "3", "-J"]);
+            let report = serde_json::from_str::<serde_json::Value>(&said.out).unwrap_or_default();
+            rate = report.pointer("/end/sum_received/bits_per_second").and_then(serde_json::Value::as_f64);
+            rate.is_some_and(|rate| rate > 0.0)
+        });
+        let rate = rate.unwrap_or_default();
+        println!("iperf3 over IPv{}: {:.2} Gb/s at MTU 1500", [4, 6][i], rate / 1e9);
+    }
+    drop(server);
+}
