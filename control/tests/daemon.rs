@@ -346,6 +346,15 @@ fn ports_come_and_go_with_their_interfaces() {
     assert_eq!(taken.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&taken.stderr).contains("belongs to the port vb"), "{taken:?}");
 
+    node.ip("link del podgate0");
+    let host = |node: &Node| {
+        node.status().ports.iter().any(|port| port.kind == "host" && port.state == PortState::Up)
+    };
+    node.wait("the host pair is made again", |node| host(node) && ready(node));
+    let from_node = || TcpStream::connect_timeout(&"10.244.0.2:9".parse().unwrap(), Duration::from_secs(1));
+    let answer = node.namespace.run(from_node).unwrap();
+    assert_eq!(answer.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{}", node.log());
+
     assert!(node.ask(&["port", "remove", "--interface", "vb"]).status.success());
     assert!(!node.connects(80));
     assert_eq!(node.ask(&["port", "remove", "--interface", "vb"]).status.code(), Some(2));

@@ -1,8 +1,8 @@
 //! The gateway's control loop: from sources, ports and the kernel to what the workers judge by.
 //!
 //! One task owns everything that changes: the ports, the store's last word, the kernel's tables, the engine. Whatever
-//! happens (a manifest was saved, a port was asked for, a link went away) is noted first and acted upon after
-//! [`SETTLE`], so that a burst costs one compilation. Then:
+//! happens (a manifest was saved, a port was asked for, a link went away) is noted first and acted upon a few
+//! milliseconds later, so that a burst costs one compilation. Then:
 //!
 //! ```text
 //! sources' objects + ports --resolve--> cluster --compile--> tables --build--> snapshot --publish--> workers
@@ -68,6 +68,9 @@ const TICK: Duration = Duration::from_millis(100);
 const POLL_IN_FORCE: Duration = Duration::from_millis(1);
 const PATIENCE_IN_FORCE: Duration = Duration::from_secs(1);
 
+/// How often ports that could not be opened are tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// Drop records taken from each worker at once.
 const DROPS_AT_ONCE: usize = 1024;
 
@@ -105,6 +108,7 @@ pub struct Gateway {
     /// When what was noted is acted upon.
     settle: Option<Instant>,
     next_tick: Instant,
+    next_retry: Instant,
     /// When something was published last.
     published: Instant,
     /// The sources' objects changed, or the ports' identities.
@@ -156,6 +160,10 @@ impl Gateway {
         if self.settle.is_some_and(|settle| settle <= Instant::now()) {
             self.settle = None;
             self.publish().await;
+        }
+        if self.next_retry <= Instant::now() {
+            self.next_retry = Instant::now() + RETRY;
+            self.open_missing().await;
         }
         self.collect();
         let in_force = self.engine.generation_in_force();
@@ -312,16 +320,23 @@ impl Gateway {
                 self.device_gone(index);
             }
         }
-        let down: Vec<String> = self
-            .ports
-            .iter()
-            .filter(|(interface, wanted)| wanted.state.is_err() && self.kernel.link(interface).is_some())
+        self.open_missing().await;
+        self.note(true);
+    }
+
+    /// Tries the ports again that are not open although their interfaces are there.
+    async fn open_missing(&mut self) {
+        let down = self.ports.iter().filter(|(_, wanted)| wanted.state.is_err());
+        let down: Vec<String> = down
             .map(|(interface, _)| interface.clone())
+            .filter(|interface| self.kernel.link(interface).is_some())
             .collect();
         for interface in down {
             self.open(&interface).await;
+            if self.ports.get(&interface).is_some_and(|wanted| wanted.state.is_ok()) {
+                self.note(true);
+            }
         }
-        self.note(true);
     }
 
     async fn answer(&mut self, ask: Ask) {

@@ -119,6 +119,7 @@ impl Gateway {
             waiting: Vec::<Waiting>::new(),
             settle: None,
             next_tick: Instant::now(),
+            next_retry: Instant::now(),
             published: Instant::now(),
             recompile: false,
             source_lives: true,
@@ -187,12 +188,14 @@ impl Gateway {
             return;
         }
         let purpose = wanted.purpose.clone();
+        let before = wanted.state.as_ref().err().cloned();
         let state = self.try_open(interface, &purpose).await;
         match &state {
             Ok(open) => {
                 let kept = open.attachment.taken_over();
                 tracing::info!(interface, kind = %purpose.kind(), worker = %open.worker, kept, "port is open");
             }
+            Err(reason) if before.as_ref() == Some(reason) => {}
             Err(reason) => tracing::warn!(interface, kind = %purpose.kind(), reason, "port is not open"),
         }
         if purpose.kind() != PortKind::Pod {
@@ -267,10 +270,11 @@ impl Gateway {
     /// Makes the host pair again if somebody deleted it: without it no pod reaches anything but pods. The kernel reports the
     /// new one, and it is opened then.
     pub(super) async fn mend_host_pair(&mut self) {
-        if self.ports.get(HOST_GATEWAY).is_some_and(|wanted| wanted.state.is_err())
-            && let Err(error) = wires::ensure_host_pair(&self.netlink, self.options.host_mtu).await
-        {
-            tracing::error!(%error, "the host pair is gone and cannot be made again");
+        if self.ports.get(HOST_GATEWAY).is_some_and(|wanted| wanted.state.is_err()) {
+            match wires::ensure_host_pair(&self.netlink, self.options.host_mtu).await {
+                Ok(_) => wires::quiet(),
+                Err(error) => tracing::error!(%error, "the host pair is gone and cannot be made again"),
+            }
         }
     }
 

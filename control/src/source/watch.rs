@@ -3,7 +3,7 @@
 //! Reading and decoding block and may take seconds, so they have a thread; what it found lies in a watch channel,
 //! where only the newest state counts. inotify says when to look and what is still being written; what there is is
 //! always found out by looking ([`FileSet::refresh`]), so a lost or misread report can delay a change (until the
-//! next look, every [`LOOK_EVERY`]) but never invent one.
+//! next look, every five seconds) but never invent one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
