@@ -4,6 +4,7 @@
 //! agree with it, and [`compare`] holds the two against each other. [`rig`] is a gateway in memory: real workers over
 //! in-memory ports, fed with [`frames`].
 //! [`harness`] is the whole product between real namespaces, and [`wire`] puts frames on a pod's wire by hand.
+//! [`conformance`] holds cases with stated answers, and [`program`] asks `podgate` about them.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -12,11 +13,13 @@
 
 pub mod choices;
 pub mod compare;
+pub mod conformance;
 pub mod frames;
 pub mod generate;
 pub mod harness;
 pub mod minimise;
 pub mod netns;
 pub mod oracle;
+pub mod program;
 pub mod rig;
 pub mod wire;
