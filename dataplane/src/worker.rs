@@ -264,7 +264,7 @@ impl<C: Clock> Worker<C> {
         let snapshot = reader.pin();
         let now = self.begin();
         self.complete();
-        let drained = self.take_over();
+        let drained = self.take_over(now);
         self.receive(&snapshot, now);
         self.track_and_forward(&snapshot, now);
         self.hand_over(now);

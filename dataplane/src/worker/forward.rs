@@ -20,12 +20,11 @@ impl<C: Clock> Worker<C> {
     /// Sends an admitted packet along its way.
     pub(super) fn forward(&mut self, snapshot: &Snapshot, mut packet: Packet, hop: Hop, now: Instant64) {
         packet.trim_padding();
-        let region = self.region.clone();
         let length = (packet.headers.packet_len as usize).saturating_sub(ETHERNET_LEN);
         if packet.headers.hop_limit > 1 && length > usize::from(hop.mtu) {
             return self.complain(snapshot, packet, Problem::TooBig { mtu: hop.mtu }, now);
         }
-        let head = packet.frames.data_mut(&region);
+        let head = packet.frames.data_mut(&self.region);
         match rewrite::forward(head, &packet.headers, hop.source_mac, hop.destination_mac) {
             Ok(()) => self.dispatch(snapshot, packet, hop.port, now),
             Err(DropReason::TtlExpired) => self.complain(snapshot, packet, Problem::TimeExceeded, now),
@@ -37,7 +36,7 @@ impl<C: Clock> Worker<C> {
     fn dispatch(&mut self, snapshot: &Snapshot, packet: Packet, port: PortId, now: Instant64) {
         let worker = snapshot.port(port).map_or(self.id, |entry| entry.worker);
         if worker == self.id {
-            return self.send(packet, port);
+            return self.send(packet, port, now);
         }
         self.give(worker, packet, port, now);
     }
@@ -64,10 +63,9 @@ impl<C: Clock> Worker<C> {
     }
 
     /// Sends a finished packet by a port of this worker.
-    pub(super) fn send(&mut self, mut packet: Packet, port: PortId) {
-        let region = self.region.clone();
-        let now = self.clock.now();
-        let Some(attached) = self.attached(port) else {
+    pub(super) fn send(&mut self, mut packet: Packet, port: PortId, now: Instant64) {
+        let place = self.places.get(usize::from(port.0)).copied().flatten();
+        let Some(attached) = place.and_then(|place| self.ports.get_mut(place)) else {
             return self.drop_packet(packet, DropReason::PortGone, None, now);
         };
         let kind = attached.kind;
@@ -76,7 +74,7 @@ impl<C: Clock> Worker<C> {
             let able = attached.port.abilities().tx_checksum;
             request = checksum::offload(&packet.headers).filter(|_| able);
             if request.is_none() {
-                checksum::complete(&region, &mut packet.frames, &packet.headers);
+                checksum::complete(&self.region, &mut packet.frames, &packet.headers);
             }
         }
         let bytes = packet.frames.total_len();
@@ -134,9 +132,9 @@ impl<C: Clock> Worker<C> {
         if !frame.set_len(icmp::MAX_ERROR) {
             return self.pool.put(frame);
         }
-        let region = self.region.clone();
-        let offending = packet.frames.data(&region);
-        let length = icmp::error(problem, offending, &packet.headers, speaker, region.data_mut(&mut frame));
+        let offending = packet.frames.data(&self.region);
+        let length =
+            icmp::error(problem, offending, &packet.headers, speaker, self.region.data_mut(&mut frame));
         match length {
             Some(length) if frame.set_len(length) => {
                 self.counts.generated += 1;

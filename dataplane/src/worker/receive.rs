@@ -19,7 +19,7 @@ use crate::snapshot::{PortEntry, Snapshot};
 
 impl<C: Clock> Worker<C> {
     /// Packets that other workers give to this one. True if none is left.
-    pub(super) fn take_over(&mut self) -> bool {
+    pub(super) fn take_over(&mut self, now: Instant64) -> bool {
         if !self.exchange.has_peers() {
             return true;
         }
@@ -29,7 +29,7 @@ impl<C: Clock> Worker<C> {
         for handed in taken.drain(..) {
             match handed {
                 Handed::Track(packet) => self.batch.push(packet),
-                Handed::Send(packet, port) => self.send(packet, port),
+                Handed::Send(packet, port) => self.send(packet, port, now),
             }
         }
         self.taken = taken;
@@ -56,8 +56,7 @@ impl<C: Clock> Worker<C> {
         let Some(entry) = snapshot.port(id) else {
             return self.drop_frames(frames, DropReason::PortGone, id, kind, now);
         };
-        let region = self.region.clone();
-        let head = frames.data(&region);
+        let head = frames.data(&self.region);
         let headers = match parse(head, frames.total_len()) {
             Ok(Parsed::Ip(headers)) => headers,
             Ok(Parsed::Arp) => return self.answer(snapshot, frames, id, kind, entry, true, now),
@@ -127,7 +126,6 @@ impl<C: Clock> Worker<C> {
         arp: bool,
         now: Instant64,
     ) {
-        let region = self.region.clone();
         let is_own = |address: IpAddr| {
             let listed = match kind {
                 PortKind::Pod => entry.addresses.contains(&address),
@@ -137,7 +135,7 @@ impl<C: Clock> Worker<C> {
             listed || (is_v6_link_local(address) && !neighbor::is_gateway(address))
         };
         let is_known = |address| snapshot.pod(address).is_some() || snapshot.node.contains(address);
-        let bytes = frames.data(&region);
+        let bytes = frames.data(&self.region);
         let outcome = if arp {
             neighbor::answer_arp(bytes, entry.mac, is_own, is_known)
         } else {
@@ -154,7 +152,7 @@ impl<C: Clock> Worker<C> {
         self.counts.consumed += 1;
         let offset = frames.head().offset();
         let fits = frames.count() == 1 && frames.set_head_window(offset, answer.as_bytes().len());
-        if fits && let Some(to) = frames.data_mut(&region).get_mut(..answer.as_bytes().len()) {
+        if fits && let Some(to) = frames.data_mut(&self.region).get_mut(..answer.as_bytes().len()) {
             to.copy_from_slice(answer.as_bytes());
             self.counts.generated += 1;
             return self.send_frames(frames, None, id, kind, now);
@@ -164,9 +162,8 @@ impl<C: Clock> Worker<C> {
 
     /// A packet for one of the gateway's own addresses: ping is answered, nothing else is listened to.
     fn for_gateway(&mut self, mut packet: Packet, kind: PortKind, now: Instant64) {
-        let region = self.region.clone();
         packet.trim_padding();
-        if !icmp::echo_reply(packet.frames.data_mut(&region), &packet.headers) {
+        if !icmp::echo_reply(packet.frames.data_mut(&self.region), &packet.headers) {
             return self.drop_packet(packet, DropReason::NoRoute, None, now);
         }
         self.counts.consumed += 1;
@@ -184,11 +181,11 @@ impl<C: Clock> Worker<C> {
         now: Instant64,
     ) {
         let worker = self.id;
-        let region = self.region.clone();
+        let region = &self.region;
         self.counts.dropped(reason, kind);
         self.recorder.record(|| {
             DropRecord::new(now, reason, worker, id, frames.total_len() as u32)
-                .with_bytes(frames.data(&region))
+                .with_bytes(frames.data(region))
         });
         self.pool.put_chain(frames);
     }
