@@ -12,6 +12,7 @@
 //! [`review()`] looks at all objects together, [`assign_addresses`] gives pods without an address one.
 
 mod addresses;
+mod kinds;
 mod meta;
 mod pod;
 mod policy;
@@ -109,10 +110,18 @@ pub struct Decoded {
     pub skipped: BTreeMap<String, usize>,
 }
 
+/// Bytes of a file; more are refused. `kubectl get pods -A -o yaml` of 10,000 pods stays below.
+const MAX_BYTES: usize = 256 << 20;
+
 /// Decodes a file of YAML or JSON documents. `file` is only for findings.
 #[must_use]
 pub fn decode(file: &str, bytes: &[u8]) -> Decoded {
     let mut decoded = Decoded::default();
+    if bytes.len() > MAX_BYTES {
+        let message = format!("has {} bytes, expected at most {MAX_BYTES}", bytes.len());
+        Reader::new(file, 1, &mut decoded.findings).error("", message);
+        return decoded;
+    }
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.trim_start_matches('\u{feff}'),
         Err(error) => {
@@ -184,12 +193,11 @@ fn decode_object(
                 }
             }
         }
-        ("extensions/v1beta1", "NetworkPolicy") => {
-            reader.error("apiVersion", "extensions/v1beta1 is gone, expected networking.k8s.io/v1");
-            return;
-        }
         _ => {
-            *decoded.skipped.entry(kind.to_owned()).or_default() += 1;
+            match kinds::misspelt(version, kind) {
+                Some((field, message)) => reader.error(field, message),
+                None => *decoded.skipped.entry(kind.to_owned()).or_default() += 1,
+            }
             return;
         }
     };

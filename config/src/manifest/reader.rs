@@ -6,6 +6,9 @@
 use super::yaml::{Map, Value};
 use super::{Finding, Severity};
 
+/// Characters of a part of a finding.
+const LONGEST: usize = 600;
+
 /// One object's findings.
 pub struct Reader<'a> {
     file: &'a str,
@@ -45,10 +48,10 @@ impl<'a> Reader<'a> {
             severity,
             file: self.file.to_owned(),
             document: self.document,
-            kind: self.kind.clone(),
-            name: self.name.clone(),
-            field: field.to_owned(),
-            message,
+            kind: line(&self.kind),
+            name: line(&self.name),
+            field: line(field),
+            message: line(&message),
         });
     }
 
@@ -128,6 +131,20 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// Text of a manifest as a part of one line on a terminal: control characters are written out, and what is very long is
+/// cut.
+fn line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(LONGEST));
+    for (i, c) in text.chars().enumerate() {
+        if i == LONGEST {
+            line.push_str("...");
+            break;
+        }
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// `path.name`.

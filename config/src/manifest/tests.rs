@@ -257,6 +257,104 @@ fn lists_and_foreign_kinds() {
 }
 
 #[test]
+fn json_that_is_not_yaml_obeys_the_same_rules() {
+    // Only the first comes past the YAML parser on its own: a surrogate pair.
+    let pair = r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "annotations": {"x": "\ud83d\ude00"}}}"#;
+    assert_eq!(good(pair).len(), 1);
+    for text in
+        [r#"{"kind": "Pod", "kind": "Node"}"#, r#"{"a": "\ud83d\ude00", "kind": "Pod", "kind": "Node"}"#]
+    {
+        assert!(bad(text).contains("the field \"kind\" is there twice, expected once"), "{}", bad(text));
+    }
+}
+
+#[test]
+fn a_misspelt_kind_is_not_skipped() {
+    for (version, kind, finding) in [
+        ("networking/v1", "NetworkPolicy", "apiVersion: is \"networking/v1\", expected networking.k8s.io/v1"),
+        ("v1", "NetworkPolicy", "apiVersion: is \"v1\", expected networking.k8s.io/v1 for a NetworkPolicy"),
+        ("networking.k8s.io/v1beta1", "NetworkPolicy", "apiVersion: is"),
+        ("networking.k8s.io/v1", "networkpolicy", "kind: is \"networkpolicy\", expected NetworkPolicy"),
+        (
+            "networking.k8s.io/v1",
+            "NetworkPolicies",
+            "kind: is \"NetworkPolicies\", expected NetworkPolicy or",
+        ),
+        ("apps/v1beta1", "Deployment", "apiVersion: is \"apps/v1beta1\", expected apps/v1"),
+        ("v1", "pod", "kind: is \"pod\", expected Pod"),
+    ] {
+        let said = bad(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"));
+        assert!(said.contains(finding), "{said}");
+    }
+    for (version, kind) in [
+        ("networking.k8s.io/v1", "Ingress"),
+        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+        ("projectcalico.org/v3", "NetworkPolicy"),
+        ("v1", "Service"),
+    ] {
+        let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n");
+        assert_eq!(good(&text), [], "{kind}");
+    }
+}
+
+#[test]
+fn a_finding_is_one_line_whatever_the_manifest_holds() {
+    let long = "x".repeat(5000);
+    for text in [
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: \"a\\n\\e[31mb\"}\n".to_owned(),
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {\"a\\nb\": c}}\n".to_owned(),
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {long}}}\n"),
+    ] {
+        let said = bad(&text);
+        assert!(!said.contains(char::is_control) && said.len() < 2500, "{said}");
+    }
+}
+
+#[test]
+fn scalars_mean_what_they_mean_to_kubectl() {
+    let label =
+        |value: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {{k: {value}}}}}\n");
+    for value in ["yes", "No", "on", "OFF", "y", "true", "1", "0x10", "017", "1e3", "1_000", ".5", "-1"] {
+        assert!(bad(&label(value)).contains("put it in quotes"), "{value}");
+        if value.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+            assert_eq!(one_pod(&label(&format!("'{value}'"))).labels.len(), 1, "{value}");
+        }
+    }
+    for (value, text) in [
+        ("2020-01-01", "2020-01-01"),
+        ("1.2.3", "1.2.3"),
+        ("", ""),
+        ("~", ""),
+        ("!!str 1", "1"),
+        ("yEs", "yEs"),
+    ] {
+        assert_eq!(one_pod(&label(value)).labels.iter().next().unwrap().1.as_str(), text, "{value}");
+    }
+    assert!(bad(&label("!!binary YQ==")).contains("the tag \"binary\" is not understood"));
+    // `on` as a field's name is the text `true`, as everywhere in YAML 1.1.
+    assert!(bad("apiVersion: v1\nkind: Pod\non: 1\ntrue: 2\n").contains("\"true\" is there twice"));
+}
+
+#[test]
+fn line_ends_marks_and_separators() {
+    let namespace =
+        |name: &str| format!("apiVersion: v1\r\nkind: Namespace\r\nmetadata: {{name: {name}}}\r\n");
+    let text =
+        format!("\u{feff}# file\r\n---\r\n{}--- # next\r\n{}...\r\n---\r\n", namespace("a"), namespace("b"));
+    assert_eq!(good(&text).len(), 2);
+}
+
+#[test]
+fn what_a_server_prints_is_taken_without_a_word() {
+    for text in [
+        include_str!("../../tests/corpus/server-pods.yaml"),
+        include_str!("../../tests/corpus/server-nodes.yaml"),
+    ] {
+        assert!(!good(text).is_empty());
+    }
+}
+
+#[test]
 fn pods() {
     let pod = one_pod(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, uid: u1, labels: {app: web}}\nspec:\n  \
@@ -350,6 +448,13 @@ fn a_bomb_of_aliases_is_refused() {
     }
     let decoded = decode("f", text.as_bytes());
     assert!(decoded.findings[0].message.contains("100000 values"), "{:?}", decoded.findings);
+    // Each level nests a little in its text and all of the level before by its alias.
+    let mut text = String::from("a0: &a0 [x]\n");
+    for i in 1..30 {
+        text.push_str(&format!("a{i}: &a{i} {}*a{}{}\n", "[".repeat(90), i - 1, "]".repeat(90)));
+    }
+    let decoded = decode("f", text.as_bytes());
+    assert!(decoded.findings[0].message.contains("deeper than 100 by aliases"), "{:?}", decoded.findings);
     let deep = "[".repeat(5000);
     assert_eq!(decode("f", deep.as_bytes()).findings.len(), 1);
 }

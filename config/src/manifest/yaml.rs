@@ -8,6 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
+mod json;
+
 /// Deeper nesting is refused; Kubernetes objects stay far below.
 const MAX_DEPTH: usize = 100;
 /// Values that aliases of one document may add.
@@ -69,6 +71,15 @@ impl Value {
         }
     }
 
+    /// How many containers are inside of each other at most.
+    fn depth(&self) -> usize {
+        match self {
+            Self::List(items) => 1 + items.iter().map(Self::depth).max().unwrap_or_default(),
+            Self::Map(map) => 1 + map.fields.iter().map(|(_, value)| value.depth()).max().unwrap_or_default(),
+            _ => 0,
+        }
+    }
+
     fn size(&self) -> usize {
         match self {
             Self::List(items) => 1 + items.iter().map(Self::size).sum::<usize>(),
@@ -85,10 +96,11 @@ pub fn documents(text: &str) -> impl Iterator<Item = (usize, Result<Value, Strin
         .filter_map(|(first_line, text)| match parse(text, first_line) {
             Ok(None) => None,
             Ok(Some(value)) => Some(Ok(value)),
-            // JSON that is not quite YAML: tabs, surrogate pairs.
-            Err(error) => match serde_json::from_str(text) {
-                Ok(value) => Some(Ok(from_json(value))),
-                Err(_) => Some(Err(error)),
+            // JSON that is not quite YAML: tabs, surrogate pairs. What the builder refuses, JSON may not sneak past.
+            Err(error) => match json::parse(text) {
+                Ok(value) => Some(Ok(value)),
+                Err(json::Refused::Syntax) => Some(Err(error)),
+                Err(json::Refused::Content(message)) => Some(Err(message)),
             },
         })
         .enumerate()
@@ -150,8 +162,15 @@ impl Builder {
         let at = |message: String| format!("line {}: {message}", self.first_line + line.saturating_sub(1));
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let as_text = style != ScalarStyle::Plain || tag.is_some_and(|tag| tag.suffix == "str");
-                let value = if as_text { Value::Str(text.into_owned()) } else { resolve(&text) };
+                let value = match tag.as_deref().map(|tag| tag.suffix.as_str()) {
+                    None if style == ScalarStyle::Plain => resolve(&text),
+                    None | Some("str") => Value::Str(text.into_owned()),
+                    Some("int" | "bool" | "float" | "null") => resolve(&text),
+                    // !!binary and its like would mean another value to the API server.
+                    Some(other) => {
+                        return Err(at(format!("the tag {other:?} is not understood; write the value out")));
+                    }
+                };
                 self.put(value, anchor, line)
             }
             Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _)
@@ -187,6 +206,10 @@ impl Builder {
                 if self.aliased > MAX_ALIASED {
                     return Err(at(format!("aliases make more than {MAX_ALIASED} values of it")));
                 }
+                // Aliases of aliases could nest far deeper than the text, and readers recurse.
+                if self.stack.len() + value.depth() > MAX_DEPTH {
+                    return Err(at(format!("is nested deeper than {MAX_DEPTH} by aliases")));
+                }
                 self.put(value, 0, line)
             }
             Event::DocumentStart(_) if self.root.is_some() => {
@@ -199,12 +222,12 @@ impl Builder {
     fn put(&mut self, value: Value, anchor: usize, line: usize) -> Result<(), String> {
         let line = self.first_line + line.saturating_sub(1);
         if anchor != 0 {
-            self.anchors.insert(anchor, value.clone());
             // A copy is kept for each; nested anchors would multiply.
             self.aliased += value.size();
             if self.aliased > MAX_ALIASED {
                 return Err(format!("line {line}: anchors keep more than {MAX_ALIASED} values of it"));
             }
+            self.anchors.insert(anchor, value.clone());
         }
         match self.stack.last_mut() {
             None => self.root = Some(value),
@@ -281,20 +304,4 @@ fn resolve(text: &str) -> Value {
             && digits.bytes().any(|byte| byte.is_ascii_digit())
             && plain.parse::<f64>().is_ok();
     if number { Value::Float(text.to_owned()) } else { Value::Str(text.to_owned()) }
-}
-
-fn from_json(value: serde_json::Value) -> Value {
-    match value {
-        serde_json::Value::Null => Value::Null,
-        serde_json::Value::Bool(value) => Value::Bool(value),
-        serde_json::Value::Number(number) => match number.as_i64() {
-            Some(integer) => Value::Int(integer),
-            None => Value::Float(number.to_string()),
-        },
-        serde_json::Value::String(text) => Value::Str(text),
-        serde_json::Value::Array(items) => Value::List(items.into_iter().map(from_json).collect()),
-        serde_json::Value::Object(fields) => Value::Map(Map {
-            fields: fields.into_iter().map(|(name, value)| (name, from_json(value))).collect(),
-        }),
-    }
 }
