@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::{Console, Table, Tone};
 
+/// Problems that the text form shows; errors come first.
+const PROBLEMS_SHOWN: usize = 20;
+
 /// Everything at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -188,13 +191,18 @@ impl Status {
             duration(self.uptime_seconds),
             self.pid
         ))?;
-        for problem in &self.problems {
+        for problem in self.problems.iter().take(PROBLEMS_SHOWN) {
             let mark = if problem.error {
                 console.paint(Tone::Bad, "error")
             } else {
                 console.paint(Tone::Warn, "warning")
             };
             console.line(format!("  {mark}: {}: {}", problem.subject, problem.message))?;
+        }
+
+        if self.problems.len() > PROBLEMS_SHOWN {
+            let more = self.problems.len() - PROBLEMS_SHOWN;
+            console.line(format!("  and {more} more, all of them with `podgate status -o json`"))?;
         }
 
         heading(console, "Policy")?;

@@ -22,6 +22,13 @@ pub struct Merged {
     pub findings: Vec<Finding>,
 }
 
+/// What there is, as manifests call it.
+const KINDS: [&str; 4] = [NAMESPACE, POD, NODE, NETWORK_POLICY];
+const NAMESPACE: &str = "Namespace";
+const POD: &str = "Pod";
+const NODE: &str = "Node";
+const NETWORK_POLICY: &str = "NetworkPolicy";
+
 /// Where an object stands: file and document.
 type Places = BTreeMap<(&'static str, String), (Arc<str>, usize)>;
 
@@ -57,10 +64,10 @@ pub fn merge(files: &[FileObjects]) -> Merged {
 
 fn identify(value: &ObjectValue) -> (&'static str, String) {
     match value {
-        ObjectValue::Namespace(namespace) => ("Namespace", namespace.name().to_string()),
-        ObjectValue::Pod(pod) => ("Pod", pod.name.to_string()),
-        ObjectValue::Node(node) => ("Node", node.name.to_string()),
-        ObjectValue::NetworkPolicy(policy) => ("NetworkPolicy", policy.name.to_string()),
+        ObjectValue::Namespace(namespace) => (NAMESPACE, namespace.name().to_string()),
+        ObjectValue::Pod(pod) => (POD, pod.name.to_string()),
+        ObjectValue::Node(node) => (NODE, node.name.to_string()),
+        ObjectValue::NetworkPolicy(policy) => (NETWORK_POLICY, policy.name.to_string()),
     }
 }
 
@@ -83,12 +90,32 @@ fn insert(cluster: &mut Cluster, value: &ObjectValue) {
 
 /// What is found by looking at all objects together still names the file to mend.
 fn locate(mut finding: Finding, places: &Places) -> Finding {
-    if finding.file.is_empty() {
-        let place = places.iter().find(|((kind, name), _)| *kind == finding.kind && *name == finding.name);
-        if let Some((_, (file, document))) = place {
-            finding.file = file.to_string();
-            finding.document = *document;
-        }
+    let kind = KINDS.into_iter().find(|kind| *kind == finding.kind);
+    if finding.file.is_empty()
+        && let Some(kind) = kind
+        && let Some((file, document)) = places.get(&(kind, finding.name.clone()))
+    {
+        finding.file = file.to_string();
+        finding.document = *document;
     }
     finding
+}
+
+#[cfg(test)]
+mod tests {
+    use podgate_config::manifest::decode;
+
+    use super::*;
+
+    #[test]
+    fn findings_about_all_objects_name_the_file_to_mend() {
+        let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {}\n";
+        let objects = decode("a.yaml", text.as_bytes()).objects;
+        let merged = merge(&[FileObjects { file: Arc::from("a.yaml"), objects: objects.into() }]);
+        let lines: Vec<String> = merged.findings.iter().map(ToString::to_string).collect();
+        assert!(
+            lines.iter().any(|line| line.starts_with("a.yaml:1: NetworkPolicy default/p: ")),
+            "{lines:?}"
+        );
+    }
 }

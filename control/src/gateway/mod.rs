@@ -68,6 +68,9 @@ const TICK: Duration = Duration::from_millis(100);
 const POLL_IN_FORCE: Duration = Duration::from_millis(1);
 const PATIENCE_IN_FORCE: Duration = Duration::from_secs(1);
 
+/// Warnings of one change of the sources that are logged; errors all are.
+const WARNINGS_LOGGED: usize = 50;
+
 /// How often ports that could not be opened are tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -390,19 +393,24 @@ impl Gateway {
     /// Logs what is wrong with the objects, each finding once until it is gone.
     fn tell_findings(&mut self, state: &SourceState) {
         let mut now = BTreeSet::new();
+        let mut lines = 0;
         for finding in state.findings.iter().chain(&self.publisher.findings) {
             let text = finding.to_string();
             if !self.told.contains(&text) {
                 match finding.severity {
                     Severity::Error => tracing::error!("{text}"),
-                    Severity::Warning => tracing::warn!("{text}"),
+                    Severity::Warning if lines < WARNINGS_LOGGED => tracing::warn!("{text}"),
+                    Severity::Warning => {}
                 }
+                lines += 1;
             }
             now.insert(text);
         }
-        for mended in self.told.difference(&now) {
-            tracing::info!("mended: {mended}");
+        if lines > WARNINGS_LOGGED {
+            tracing::warn!("{lines} findings at once; `podgate status -o json` has all of them");
         }
+        let mended = self.told.difference(&now);
+        mended.take(WARNINGS_LOGGED).for_each(|text| tracing::info!("mended: {text}"));
         self.told = now;
     }
 }
