@@ -1,0 +1,76 @@
+#!/bin/sh
+# Puts deliberate bugs into the compiler, the tables, the decoder and explain, one at a time, and fails if the test
+# that each patch names does not find it, or if a patch no longer applies or compiles.
+#
+#   tests/mutants/run.sh             all
+#   tests/mutants/run.sh d21 f       those whose names begin so
+#
+# Works on a copy with a build folder of its own (both under the target folder), so the source and its build are never
+# touched, whatever interrupts it; outside packages that are built already are taken over. A patch begins with what
+# is wrong and a line `Found by: TEST FILTER`: the integration test and the name within it.
+set -eu
+cd "$(dirname "$0")/../.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+work=$target/mutants
+copy=$work/source
+mkdir -p "$work"
+exec 9>"$work/lock"
+flock -n 9 || { echo "mutants: another run uses $work" >&2; exit 2; }
+trap 'rm -rf "$copy"' EXIT
+trap 'exit 130' INT TERM HUP
+
+# Tracked files and new ones, as they are now. Fresh times, so that nothing of the last run is taken for built.
+rm -rf "$copy"
+mkdir -p "$copy"
+git ls-files -z --cached --others --exclude-standard |
+    xargs -0 sh -c 'for file; do [ ! -e "$file" ] || printf "%s\0" "$file"; done' sh |
+    tar --null --files-from=- --create --file=- | tar --extract --touch --file=- --directory="$copy"
+if [ ! -d "$work/build" ] && [ -d "$target/debug/deps" ]; then
+    mkdir -p "$work/build/debug"
+    for part in deps build .fingerprint; do cp -a "$target/debug/$part" "$work/build/debug/"; done
+fi
+cd "$copy"
+export CARGO_TARGET_DIR="$work/build" PODGATE_WORLDS="${PODGATE_WORLDS:-1500}" CARGO_TERM_COLOR=never
+log=$work/log
+
+chosen=$(for patch in tests/mutants/*.patch; do
+    name=$(basename "$patch" .patch)
+    [ $# -gt 0 ] || echo "$name"
+    for prefix; do case $name in "$prefix"*) echo "$name" ;; esac; done
+done | sort -u)
+[ -n "$chosen" ] || { echo "mutants: none begins so: $*" >&2; exit 2; }
+count=$(echo "$chosen" | wc -l)
+found_by() { sed -n 's/^Found by: //p' "tests/mutants/$1.patch"; }
+run() { # TEST FILTER
+    timeout 180 cargo test --quiet --package podgate-tests --test "$1" -- --exact "$2" >"$log" 2>&1
+}
+
+echo "mutants: $count patches; first the tests that must find them, as the source is"
+for name in $chosen; do found_by "$name"; done | sort -u >"$work/tests"
+while read -r test filter; do
+    # Building may take its time, a test may not.
+    cargo test --quiet --package podgate-tests --test "$test" --no-run </dev/null
+    run "$test" "$filter" </dev/null || { tail -30 "$log"; echo "mutants: $test $filter fails without any patch"; exit 1; }
+done <"$work/tests"
+
+failed=0
+for name in $chosen; do
+    # The names of a test and of a filter hold no blanks.
+    set -- $(found_by "$name")
+    file=tests/mutants/$name.patch
+    if ! patch --quiet --strip=1 --fuzz=0 --dry-run <"$file" >"$log" 2>&1; then
+        echo "STALE     $name: does not apply any more"; failed=1; continue
+    fi
+    patch --quiet --strip=1 --fuzz=0 <"$file"
+    if ! cargo test --quiet --package podgate-tests --test "$1" --no-run >"$log" 2>&1; then
+        grep -m3 '^error' "$log" || true
+        echo "STALE     $name: does not compile any more"; failed=1
+    elif run "$1" "$2"; then
+        echo "SURVIVED  $name: $(head -1 "$file")"; failed=1
+    else
+        echo "found     $name"
+    fi
+    patch --quiet --strip=1 --fuzz=0 --reverse <"$file"
+done
+[ "$failed" = 0 ] && echo "mutants: all $count found"
+exit "$failed"
