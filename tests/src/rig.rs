@@ -136,8 +136,9 @@ impl Rig {
 
     /// Gives a pod a port on a worker. Publish afterwards.
     pub fn add_pod(&mut self, pod: &ObjectName, worker: WorkerId) -> PortId {
-        let id = PortId((2..).find(|id| !self.ports.contains_key(&PortId(*id))).expect("a free number"));
         self.identities += 1;
+        // Never the number of a port that was.
+        let id = PortId(self.identities as u16 + 1);
         self.wire(id, PortKind::Pod, worker, Some((pod.clone(), self.identities)));
         id
     }
@@ -149,7 +150,9 @@ impl Rig {
     pub fn remove_pod(&mut self, id: PortId) {
         let wired = self.ports.remove(&id).expect("a port");
         let port = self.workers[usize::from(wired.worker.0)].detach(id).expect("the worker has it");
-        port.close().into_iter().for_each(|frame| self.spare.put(frame));
+        for frame in port.close() {
+            self.commons.push(frame).expect("the commons have room for all");
+        }
     }
 
     /// Sets or clears a port's flag. Publish afterwards.

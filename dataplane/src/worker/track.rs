@@ -30,7 +30,19 @@ impl<C: Clock> Worker<C> {
         let side = known.and_then(|id| self.flows.get(id)).map(|flow| flow.side(heading));
         match (known, side) {
             (Some(id), Some(side)) if !self.is_superseded(id, side, packet) => {
-                self.revalidate(snapshot, id)?;
+                match self.revalidate(snapshot, id) {
+                    Ok(()) => {}
+                    // The old connection is over. What may open one is judged for itself, rather than lost with it; in the
+                    // original direction of what policy has revoked that would say no again.
+                    Err(refusal)
+                        if matches!(role, Role::Any | Role::Request)
+                            && self.flows.get(id).is_none()
+                            && (refusal.reason != DropReason::PolicyRevoked || side == Side::Reply) =>
+                    {
+                        return self.open(snapshot, packet, tuple, (key, heading), None, now);
+                    }
+                    Err(refusal) => return Err(refusal),
+                }
                 let flow = self.flows.get_mut(id).ok_or(DropReason::PortGone)?;
                 flow.see(side, headers, now);
                 Ok(flow.hop(side))
