@@ -24,6 +24,7 @@ use std::time::Duration;
 use af_xdp::{FrameLedger, FramePool, Region, Statistics};
 use core_affinity::CoreId;
 use crossbeam::queue::ArrayQueue;
+use nix::sched::CpuSet;
 use podgate_rcu::{Publisher, ReaderHandle};
 
 use crate::clock::MonotonicClock;
@@ -123,6 +124,10 @@ enum Command {
     Stop,
 }
 
+/// What a thread leaves: its worker, whole. It is taken apart when all threads have ended, for until then another worker may
+/// still put packets into the rings that lead here.
+type Stopped = Worker<MonotonicClock>;
+
 /// What a stopped worker leaves: its ports, to be closed, and its frames.
 type Remains = (Vec<Box<dyn Port>>, FramePool);
 
@@ -130,7 +135,7 @@ struct Running {
     mailbox: Arc<ArrayQueue<Command>>,
     ends: WorkerEnds,
     core: usize,
-    thread: Option<JoinHandle<Remains>>,
+    thread: Option<JoinHandle<Stopped>>,
 }
 
 /// All workers.
@@ -187,7 +192,8 @@ impl Engine {
             running: Vec::with_capacity(count),
             commons,
         };
-        for (number, (worker, ends)) in made.into_iter().zip(ends).enumerate() {
+        let mut made = made.into_iter().zip(ends).enumerate();
+        while let Some((number, (worker, ends))) = made.next() {
             let core = config.cores.get(number).copied().unwrap_or_default();
             let mailbox = Arc::new(ArrayQueue::new(MAILBOX));
             let (pinned, was_pinned) = mpsc::channel();
@@ -200,9 +206,9 @@ impl Engine {
                 idle: config.idle,
             };
             let thread = thread::Builder::new().name(format!("podgate-{number}")).spawn(move || {
-                let done = core_affinity::set_for_current(CoreId { id: core });
+                let done = pin(core);
                 let _ = pinned.send(done);
-                if done { work.run() } else { work.worker.into_parts() }
+                if done { work.run() } else { work.worker }
             });
             let failed = match thread {
                 Ok(thread) => {
@@ -218,6 +224,9 @@ impl Engine {
             };
             if let Some(error) = failed {
                 engine.stop_into(ledger);
+                for (_, (worker, _)) in made {
+                    ledger.give_back_pool(worker.into_parts().1);
+                }
                 return Err(error);
             }
         }
@@ -406,7 +415,8 @@ impl Engine {
         }
         let threads = self.running.iter_mut().filter_map(|running| running.thread.take());
         // A worker that panicked has lost its ports and frames: nothing is left to give back.
-        threads.filter_map(|thread| thread.join().ok()).collect()
+        let stopped: Vec<Stopped> = threads.filter_map(|thread| thread.join().ok()).collect();
+        stopped.into_iter().map(Worker::into_parts).collect()
     }
 
     fn tell(&mut self, worker: WorkerId, mut command: Command) -> Result<(), EngineError> {
@@ -445,6 +455,11 @@ impl Drop for Engine {
     }
 }
 
+/// Pins the calling thread. A number that no set of cores can hold would abort the process in core_affinity.
+fn pin(core: usize) -> bool {
+    core < CpuSet::count() && core_affinity::set_for_current(CoreId { id: core })
+}
+
 /// A worker's thread.
 struct Work {
     worker: Worker<MonotonicClock>,
@@ -456,7 +471,7 @@ struct Work {
 }
 
 impl Work {
-    fn run(self) -> Remains {
+    fn run(self) -> Stopped {
         let Self { mut worker, mailbox, snapshots, published, view, idle } = self;
         let mut reader = snapshots.register();
         let mut idle_turns = 0;
@@ -467,7 +482,7 @@ impl Work {
                     // Who asked may have given up; then the port is dropped here.
                     Command::Detach(id, reply) => drop(reply.send(worker.detach(id))),
                     Command::Statistics(reply) => drop(reply.send(worker.port_statistics())),
-                    Command::Stop => return worker.into_parts(),
+                    Command::Stop => return worker,
                 }
             }
             match worker.turn(&mut reader) {

@@ -1,0 +1,342 @@
+//! The engine on real threads, over ports in memory: what the one-threaded rig cannot show.
+//!
+//! Traffic flows both ways all the time while snapshots are published by the hundred and a third pod's port comes and
+//! goes. Nothing may be lost but what is dropped by name: packets of a flow arrive in order, a published generation gets in
+//! force, counters balance when the traffic pauses, and after a stop in the middle of traffic every frame is back.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use af_xdp::{Abilities, FrameLedger, Region};
+use podgate_config::model::pod::Phase;
+use podgate_config::model::*;
+use podgate_control::compiler::{Limits, Scope, compile};
+use podgate_dataplane::counters::Snapshot as Counts;
+use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
+use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
+use podgate_dataplane::policy::PolicyTables;
+use podgate_dataplane::port::{MemoryPort, MemoryWire};
+use podgate_dataplane::snapshot::{Delivery, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
+use podgate_dataplane::worker::{WorkerSettings, WorkerView};
+use podgate_tests::frames::From;
+use podgate_tests::rig::{gateway_mac, peer_mac};
+
+const FRAMES: u32 = 4096;
+const GENERATIONS: u64 = 1000;
+/// A turn takes microseconds; a machine that runs other tests beside this one takes its time to give a worker its core.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn address(pod: usize) -> IpAddr {
+    IpAddr::from([10, 244, 0, pod as u8 + 1])
+}
+
+fn tables() -> PolicyTables {
+    let mut cluster = Cluster::default();
+    for number in 0..3 {
+        let pod = Pod {
+            name: ObjectName::parse("shop", &format!("pod-{number}")).unwrap(),
+            uid: None,
+            labels: Labels::new(),
+            addresses: vec![address(number)],
+            phase: Phase::Live,
+            host_network: false,
+            node: None,
+            ports: Vec::new(),
+        };
+        cluster.pods.insert(pod.name.clone(), pod);
+    }
+    compile(&cluster, Scope::AllPods, &Limits::default()).unwrap().tables
+}
+
+fn config(cores: Vec<usize>, idle: Idle) -> EngineConfig {
+    let worker = WorkerSettings { frames: 512, flows: 64, ..WorkerSettings::default() };
+    EngineConfig { cores, idle, worker }
+}
+
+/// The cores that this process may use: the error says so.
+fn usable_cores() -> Vec<usize> {
+    let (region, mut ledger) = Region::new(FRAMES).unwrap();
+    let refused = Engine::start(&config(vec![4096], Idle::Sleep), &region, &mut ledger, Snapshot::closed());
+    match refused.err() {
+        Some(EngineError::Pin { usable, .. }) => usable,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A pod's port while it is attached.
+struct Plugged {
+    id: PortId,
+    wire: MemoryWire,
+    identity: u32,
+}
+
+struct Bench {
+    engine: Engine,
+    region: Region,
+    ledger: FrameLedger,
+    workers: u8,
+    tables: PolicyTables,
+    pods: [Option<Plugged>; 3],
+    next_port: u16,
+    generation: u64,
+    /// By sender: the number of the next packet.
+    next: [u64; 3],
+    /// By receiver and sender: the number of the last packet that came.
+    last: [[u64; 3]; 3],
+    arrived: u64,
+}
+
+impl Bench {
+    fn start(workers: u8, idle: Idle) -> Self {
+        let (region, mut ledger) = Region::new(FRAMES).unwrap();
+        let usable = usable_cores();
+        let cores = (0..usize::from(workers)).map(|worker| usable[worker % usable.len()]).collect();
+        let engine = Engine::start(&config(cores, idle), &region, &mut ledger, Snapshot::closed()).unwrap();
+        let mut bench = Self {
+            engine,
+            region,
+            ledger,
+            workers,
+            tables: tables(),
+            pods: [None, None, None],
+            next_port: 0,
+            generation: 1,
+            next: [1; 3],
+            last: [[0; 3]; 3],
+            arrived: 0,
+        };
+        (0..3).for_each(|pod| bench.plug(pod));
+        bench.publish();
+        bench
+    }
+
+    fn worker_of(&self, pod: usize) -> WorkerId {
+        WorkerId(pod as u8 % self.workers)
+    }
+
+    fn plug(&mut self, pod: usize) {
+        let id = PortId(self.next_port);
+        self.next_port += 1;
+        let (port, wire) = MemoryPort::new(&self.region, 64, Abilities::new(true, true)).unwrap();
+        self.engine.attach(id, PortKind::Pod, self.worker_of(pod), Box::new(port)).unwrap();
+        self.pods[pod] = Some(Plugged { id, wire, identity: u32::from(id.0) + 1 });
+    }
+
+    fn unplug(&mut self, pod: usize) {
+        let plugged = self.pods[pod].take().unwrap();
+        self.publish();
+        let port = self.engine.detach(plugged.id, self.worker_of(pod)).unwrap().unwrap();
+        self.ledger.give_back(port.close());
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut deliveries = vec![Delivery::default(); self.tables.slots()];
+        let mut ports = vec![None; usize::from(self.next_port)];
+        for (pod, plugged) in self.pods.iter().enumerate() {
+            let (index, _) = self.tables.lookup(address(pod)).unwrap();
+            let Some(Plugged { id, identity, .. }) = plugged else {
+                deliveries[index.get()] = Delivery { identity: 1_000_000, port: None };
+                continue;
+            };
+            deliveries[index.get()] = Delivery { identity: *identity, port: Some(*id) };
+            ports[usize::from(id.0)] = Some(PortEntry {
+                kind: PortKind::Pod,
+                worker: self.worker_of(pod),
+                mac: gateway_mac(*id),
+                peer_mac: peer_mac(*id),
+                mtu: 1500,
+                closed: false,
+                addresses: [address(pod)].into(),
+                identity: *identity,
+            });
+        }
+        Snapshot {
+            generation: self.generation,
+            synced: true,
+            policy: self.tables.clone(),
+            deliveries: deliveries.into(),
+            ports: ports.into(),
+            host: None,
+            node: NodeAddresses::default(),
+            direct: DirectRoutes::default(),
+        }
+    }
+
+    fn publish(&mut self) {
+        self.generation += 1;
+        let begin = Instant::now();
+        loop {
+            self.engine.collect();
+            match self.engine.publish(self.snapshot()) {
+                Ok(()) => return,
+                Err(EngineError::Stuck { .. }) if begin.elapsed() < PATIENCE => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Each pod sends some packets to each other pod, and what came is looked at.
+    fn traffic(&mut self) {
+        for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 1)] {
+            let Some(plugged) = &mut self.pods[from] else { continue };
+            for _ in 0..4 {
+                let number = self.next[from];
+                let sender = From::new(plugged.id, address(from), address(to));
+                let mut payload = [0; 9];
+                payload[0] = from as u8;
+                payload[1..].copy_from_slice(&number.to_be_bytes());
+                if plugged.wire.deliver(&sender.udp(1000, 1000, &payload)) {
+                    self.next[from] += 1;
+                }
+            }
+        }
+        self.take();
+    }
+
+    fn take(&mut self) {
+        for (receiver, plugged) in self.pods.iter_mut().enumerate() {
+            for sent in plugged.iter_mut().flat_map(|plugged| plugged.wire.take()) {
+                let payload = &sent.bytes[42..];
+                let sender = usize::from(payload[0]);
+                let number = u64::from_be_bytes(payload[1..9].try_into().unwrap());
+                let last = &mut self.last[receiver][sender];
+                assert!(number > *last, "pod {receiver} got {number} of pod {sender} after {last}");
+                *last = number;
+                self.arrived += 1;
+            }
+        }
+    }
+
+    fn until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
+        let begin = Instant::now();
+        while !so(self) {
+            assert!(begin.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+            self.take();
+            std::thread::yield_now();
+        }
+    }
+
+    fn views(&self) -> Vec<Arc<WorkerView>> {
+        self.engine.views().cloned().collect()
+    }
+}
+
+fn counts(views: &[Arc<WorkerView>]) -> Counts {
+    let mut sum = Counts::default();
+    views.iter().for_each(|view| sum.add(&view.counters.snapshot()));
+    sum
+}
+
+fn run(workers: u8, idle: Idle) {
+    let mut bench = Bench::start(workers, idle);
+    while bench.generation < GENERATIONS {
+        bench.traffic();
+        bench.publish();
+        match bench.generation % 50 {
+            20 => bench.unplug(2),
+            40 => {
+                bench.plug(2);
+                bench.publish();
+            }
+            0 => bench.until("the newest generation is in force", |bench| {
+                bench.traffic();
+                bench.engine.generation_in_force() == bench.engine.generation_published()
+            }),
+            _ => {}
+        }
+    }
+    // At rest all is accounted for.
+    let views = bench.views();
+    bench.until("the packets under way arrive", |_| {
+        let (before, received) = (counts(&views), |counts: &Counts| counts.counts.rx_packets);
+        std::thread::sleep(Duration::from_millis(250));
+        let now = counts(&views);
+        received(&before) == received(&now) && now.imbalance() == 0
+    });
+    assert!(bench.arrived > GENERATIONS, "only {} packets arrived", bench.arrived);
+    assert!(bench.engine.dead_workers().is_empty());
+    bench.until("old snapshots come back", |bench| {
+        bench.engine.collect();
+        bench.engine.snapshots_waiting() == 0
+    });
+    // And a stop in the middle of traffic loses no frame, also not those between two workers.
+    for _ in 0..20 {
+        bench.traffic();
+    }
+    let Bench { engine, mut ledger, .. } = bench;
+    engine.stop(&mut ledger);
+    assert_eq!(ledger.free(), ledger.total(), "frames are lost");
+}
+
+#[test]
+fn one_sleeping_worker() {
+    run(1, Idle::Sleep);
+}
+
+#[test]
+fn one_spinning_worker() {
+    run(1, Idle::Spin);
+}
+
+#[test]
+fn two_sleeping_workers() {
+    run(2, Idle::Sleep);
+}
+
+#[test]
+fn two_spinning_workers() {
+    run(2, Idle::Spin);
+}
+
+#[test]
+fn a_stop_in_the_middle_of_a_hand_over_loses_no_frame() {
+    for _ in 0..50 {
+        let mut bench = Bench::start(2, Idle::Spin);
+        for _ in 0..10 {
+            bench.traffic();
+        }
+        let Bench { engine, mut ledger, .. } = bench;
+        engine.stop(&mut ledger);
+        assert_eq!(ledger.free(), ledger.total(), "frames are lost");
+    }
+}
+
+#[test]
+fn a_core_that_is_not_there_is_named_and_no_frame_is_lost() {
+    let usable = usable_cores();
+    // One that a set of cores can hold, and one that it cannot.
+    let (high, beyond) = (1023, 4096);
+    for cores in [vec![high], vec![usable[0], beyond], vec![beyond, usable[0]]] {
+        let (region, mut ledger) = Region::new(FRAMES).unwrap();
+        let place = cores.iter().position(|core| *core >= high).unwrap();
+        let bad = cores[place];
+        match Engine::start(&config(cores, Idle::Sleep), &region, &mut ledger, Snapshot::closed()) {
+            Err(error @ EngineError::Pin { worker, core, .. }) => {
+                assert_eq!((worker, core), (place, bad));
+                let text = error.to_string();
+                assert!(
+                    text.contains(&format!("core {bad}")) && text.contains(&format!("{usable:?}")),
+                    "{text}"
+                );
+            }
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("started"),
+        }
+        assert_eq!(ledger.free(), ledger.total(), "frames are lost");
+    }
+}
+
+#[test]
+fn a_start_that_lacks_cores_or_frames_says_what_it_lacks() {
+    let (region, mut ledger) = Region::new(256).unwrap();
+    let start = |cores: Vec<usize>, ledger: &mut FrameLedger| {
+        Engine::start(&config(cores, Idle::Sleep), &region, ledger, Snapshot::closed()).err()
+    };
+    assert!(matches!(start(vec![], &mut ledger), Some(EngineError::Cores(0))));
+    let refused = start(vec![0], &mut ledger);
+    assert!(matches!(refused, Some(EngineError::Frames { have: 256, workers: 1, each: 512 })), "{refused:?}");
+    assert_eq!(ledger.free(), 256);
+}
