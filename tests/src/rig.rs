@@ -155,6 +155,20 @@ impl Rig {
         }
     }
 
+    /// Takes a pod's port away and gives it another one on the same worker: the same pod, whose device was opened anew.
+    /// Publish afterwards.
+    ///
+    /// # Panics
+    /// If there is no such port.
+    pub fn replug_pod(&mut self, id: PortId) -> PortId {
+        let (worker, pod) =
+            self.ports.get(&id).map(|wired| (wired.worker, wired.pod.clone())).expect("a port");
+        let next = PortId(self.ports.keys().last().map_or(0, |last| last.0 + 1));
+        self.remove_pod(id);
+        self.wire(next, PortKind::Pod, worker, pod);
+        next
+    }
+
     /// Sets or clears a port's flag. Publish afterwards.
     pub fn set_closed(&mut self, id: PortId, closed: bool) {
         if let Some(wired) = self.ports.get_mut(&id) {

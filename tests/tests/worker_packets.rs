@@ -326,6 +326,51 @@ fn ways_out_are_the_uplink_for_direct_networks_and_the_host_for_the_rest() {
 }
 
 #[test]
+fn a_connection_between_host_and_uplink_has_one_owner_for_both_directions() {
+    each(|mut case| {
+        let (node, outside) = (case.node_ip(), case.outside_ip());
+        case.passes(HOST, &From::new(HOST, node, outside).tcp(1000, 80, "S"), UPLINK);
+        case.passes(UPLINK, &From::new(UPLINK, outside, node).tcp(80, 1000, "SA"), HOST);
+        case.passes(HOST, &From::new(HOST, node, outside).tcp(1000, 80, "A"), UPLINK);
+        case.rig.finish();
+    });
+}
+
+#[test]
+fn what_comes_after_its_connection_has_timed_out_is_a_stray_even_before_aging() {
+    each(|mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        case.passes(a, &there.tcp(1000, 80, "S"), b);
+        case.rig.advance(Duration::from_secs(121));
+        // Aging comes at a turn's end, after this packet.
+        case.drops(b, &back.tcp(80, 1000, "SA"), DropReason::StrayTcp);
+        case.passes(a, &there.echo(7, false), b);
+        case.rig.advance(Duration::from_secs(31));
+        case.drops(b, &back.echo(7, true), DropReason::StrayIcmpReply);
+        let query = there.udp(1000, 53, b"query");
+        case.passes(a, &query, b);
+        case.rig.advance(Duration::from_secs(31));
+        case.drops(b, &back.unreachable(&query), DropReason::IcmpErrorNoFlow);
+        case.rig.finish();
+    });
+}
+
+#[test]
+fn a_kept_connection_follows_its_pod_to_a_new_port() {
+    each_with(Established::Keep, |mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        case.passes(a, &there.tcp(1000, 80, "S"), b);
+        case.passes(b, &back.tcp(80, 1000, "SA"), a);
+        let c = case.rig.replug_pod(b);
+        case.policy(deny_all(app("b")));
+        case.passes(a, &there.tcp(1000, 80, "A"), c);
+        case.passes(c, &From { port: c, ..back }.tcp(80, 1000, "A"), a);
+        case.drops(a, &there.tcp(1001, 80, "S"), DropReason::PolicyIngress);
+        case.rig.finish();
+    });
+}
+
+#[test]
 fn a_source_that_is_not_the_pods_own_is_dropped() {
     each(|mut case| {
         let (a, b_ip, a_ip) = (case.a, case.b_ip(), case.a_ip());

@@ -8,7 +8,8 @@
 //! - Both directions of a connection find one entry ([`FlowKey`]), and say which direction a packet goes.
 //! - A full table refuses new connections unless an embryonic one (nobody has answered yet) can go, the oldest first. An
 //!   open connection is never evicted.
-//! - Aging costs a fixed number of steps a turn ([`FlowTable::age`]), however many entries there are.
+//! - Aging costs a fixed number of steps a turn ([`FlowTable::age`]), however many entries there are. So it may come late,
+//!   most of all while a worker sleeps, and whoever finds an entry asks whether its time is over ([`FlowTable::is_expired`]).
 //!
 //! How aging works: each entry waits in exactly one of three queues, one a class. The head of a queue is looked at: has
 //! its time passed since it was last seen, it goes; otherwise it goes to the back of the queue of the class it has now.
@@ -163,6 +164,20 @@ impl FlowTable {
         self.wait(class, id);
         self.counts.opened += 1;
         Ok(FlowId(id))
+    }
+
+    /// Was a connection silent for longer than its time? Aging may not have come to it yet.
+    #[inline]
+    #[must_use]
+    pub fn is_expired(&self, id: FlowId, now: Instant64) -> bool {
+        self.get(id).is_none_or(|flow| now.since(flow.last_seen) >= self.timeouts.of(flow))
+    }
+
+    /// Ends a connection that [is expired](Self::is_expired).
+    pub fn expire(&mut self, id: FlowId) {
+        if self.unlink(id.0) {
+            self.counts.expired += 1;
+        }
     }
 
     /// Ends a connection for a reason other than its age.

@@ -53,6 +53,19 @@ fn find(table: &FlowTable, tuple: &Tuple) -> Option<FlowId> {
 }
 
 #[test]
+fn an_entry_is_expired_from_its_time_on_and_its_place_comes_back() {
+    let mut table = table(1);
+    let id = table.insert(flow(tuple(1), 0)).unwrap();
+    assert!(!table.is_expired(id, seconds(29)));
+    assert!(table.is_expired(id, seconds(30)));
+    table.expire(id);
+    table.expire(id);
+    assert_eq!((find(&table, &tuple(1)), table.len(), table.counts().expired), (None, 0, 1));
+    table.insert(flow(tuple(2), 0)).unwrap();
+    assert_eq!(table.counts().evicted, 0);
+}
+
+#[test]
 fn both_directions_find_one_entry() {
     let mut table = table(4);
     let id = table.insert(flow(tuple(1), 0)).unwrap();

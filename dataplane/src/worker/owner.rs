@@ -2,15 +2,16 @@
 //!
 //! It follows from the two addresses alone, so that every packet of a connection, in either direction and without ports
 //! too, finds the same worker: with one pod of this node, that pod's; with two, a keyed hash of the address pair picks the
-//! worker of the lower or of the higher address; with none, that of the port the packet came in by. A pod's worker never
-//! changes while the pod lives, so the owner does not either.
+//! worker of the lower or of the higher address; with none, that of the host port. A pod's worker never changes while the pod
+//! lives, so the owner does not either. Nothing about a packet but its addresses counts: were it the port it came in by,
+//! the two directions of a connection between the host and an uplink would have two owners, and each answer be a stray.
 
 use std::net::IpAddr;
 
 use ahash::RandomState;
 
 use crate::flow::pair;
-use crate::packet::{PortId, WorkerId};
+use crate::packet::WorkerId;
 use crate::snapshot::Snapshot;
 
 /// The rule, with its key.
@@ -24,9 +25,9 @@ impl Ownership {
         Self { hasher: RandomState::with_seeds(a, b, c, d) }
     }
 
-    /// The owner of connections between two addresses, for a packet that came in by `ingress`.
+    /// The owner of connections between two addresses.
     #[inline]
-    pub fn of(&self, snapshot: &Snapshot, a: IpAddr, b: IpAddr, ingress: PortId) -> WorkerId {
+    pub fn of(&self, snapshot: &Snapshot, a: IpAddr, b: IpAddr) -> WorkerId {
         let worker = |address| {
             let (_, delivery) = snapshot.pod(address)?;
             snapshot.port(delivery.port?).map(|port| port.worker)
@@ -39,7 +40,9 @@ impl Ownership {
                 if take_low == a_is_low { a_worker } else { b_worker }
             }
             (Some(worker), _) | (None, Some(worker)) => worker,
-            (None, None) => snapshot.port(ingress).map_or(WorkerId(0), |port| port.worker),
+            (None, None) => {
+                snapshot.host.and_then(|host| snapshot.port(host)).map_or(WorkerId(0), |port| port.worker)
+            }
         }
     }
 }

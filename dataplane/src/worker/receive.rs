@@ -108,7 +108,7 @@ impl<C: Clock> Worker<C> {
             },
             _ => (headers.source, headers.destination),
         };
-        self.ownership.of(snapshot, a, b, packet.ingress)
+        self.ownership.of(snapshot, a, b)
     }
 
     /// ARP and neighbour discovery: answered in the frame of the question.

@@ -59,11 +59,15 @@ pub(super) fn identities(snapshot: &Snapshot, tuple: &Tuple) -> [u32; 2] {
         .map(|address| snapshot.pod(address).map_or(0, |(_, delivery)| delivery.identity))
 }
 
-/// Judges a connection and finds its way.
+/// Judges a connection and finds its way. `kept` is the judgement of one that may go on whatever policy says by now.
 ///
 /// # Errors
 /// [`Refusal`]: the connection is not admitted, or there is no way.
-pub(super) fn decide(snapshot: &Snapshot, opening: &Opening<'_>) -> Result<Way, Refusal> {
+pub(super) fn decide(
+    snapshot: &Snapshot,
+    opening: &Opening<'_>,
+    kept: Option<Judgement>,
+) -> Result<Way, Refusal> {
     let Tuple { source, destination, protocol, .. } = *opening.tuple;
     let entry = snapshot.port(opening.entry_port).ok_or(DropReason::PortGone)?;
     let source_pod = snapshot.pod(source);
@@ -94,8 +98,11 @@ pub(super) fn decide(snapshot: &Snapshot, opening: &Opening<'_>) -> Result<Way, 
         from_own_node: from_node,
         to_own_node: to_node && out.kind == PortKind::Host,
     };
-    let judgement =
+    let mut judgement =
         close(snapshot, judge(&snapshot.policy, &question), source_local, destination_local, entry);
+    if let (Some(kept), Some(_)) = (kept, judgement.denied_by()) {
+        judgement = kept;
+    }
     if let Some((direction, verdict)) = judgement.denied_by() {
         let reason = match (verdict.tier, direction) {
             (Tier::Closed, _) if !snapshot.synced => DropReason::NotSynced,

@@ -21,12 +21,12 @@ impl<C: Clock> Worker<C> {
         let headers = &packet.headers;
         let role = headers.role();
         if role == Role::Related {
-            return self.related(snapshot, packet);
+            return self.related(snapshot, packet, now);
         }
         let tuple = Tuple::of(headers);
         let (key, heading) = FlowKey::of(&tuple, role);
         let hash = self.flows.hash(&key);
-        let known = self.flows.find(hash, &key);
+        let known = self.find_live(hash, &key, now);
         let side = known.and_then(|id| self.flows.get(id)).map(|flow| flow.side(heading));
         match (known, side) {
             (Some(id), Some(side)) if !self.is_superseded(id, side, packet) => {
@@ -60,6 +60,17 @@ impl<C: Clock> Worker<C> {
         }
     }
 
+    /// The entry of a connection, unless its time is over: then it ends here, and what comes is judged for itself.
+    #[inline]
+    fn find_live(&mut self, hash: u64, key: &FlowKey, now: Instant64) -> Option<FlowId> {
+        let id = self.flows.find(hash, key)?;
+        if self.flows.is_expired(id, now) {
+            self.flows.expire(id);
+            return None;
+        }
+        Some(id)
+    }
+
     fn is_superseded(&self, id: FlowId, side: Side, packet: &Packet) -> bool {
         self.flows.get(id).is_none_or(|flow| flow.is_superseded_by(side, &packet.headers))
     }
@@ -77,7 +88,7 @@ impl<C: Clock> Worker<C> {
         let entry_mac = source_mac(packet.frames.data(&self.region));
         let port = packet.headers.destination_port;
         let opening = Opening { tuple: &tuple, port, entry_port: packet.ingress, entry_mac };
-        let way = decide(snapshot, &opening).inspect_err(|refusal| {
+        let way = decide(snapshot, &opening, None).inspect_err(|refusal| {
             if let Some((_, verdict)) = refusal.decided_by {
                 snapshot.policy.count(usize::from(self.id.0), verdict);
             }
@@ -130,16 +141,13 @@ impl<C: Clock> Worker<C> {
                 entry_port: flow.entry_port,
                 entry_mac: flow.entry_mac,
             };
-            match decide(snapshot, &opening) {
+            // Asked for by name: the verdict does not count. Its way does: ports may have changed.
+            let kept = keep.then_some(flow.judgement);
+            match decide(snapshot, &opening, kept) {
                 Ok(Way { judgement, hops, .. }) => {
                     flow.generation = snapshot.generation;
                     flow.judgement = judgement;
                     flow.hops = hops;
-                    return Ok(());
-                }
-                // Asked for by name: the verdict does not count. Its way is as good as it was.
-                Err(Refusal { decided_by: Some(_), .. }) if keep => {
-                    flow.generation = snapshot.generation;
                     return Ok(());
                 }
                 Err(Refusal { decided_by: Some(by), .. }) => {
@@ -155,7 +163,7 @@ impl<C: Clock> Worker<C> {
     }
 
     /// An ICMP error passes if it quotes a packet of a live connection, to the one who sent that packet.
-    fn related(&mut self, snapshot: &Snapshot, packet: &Packet) -> Result<Hop, Refusal> {
+    fn related(&mut self, snapshot: &Snapshot, packet: &Packet, now: Instant64) -> Result<Hop, Refusal> {
         let no_flow = || Refusal::from(DropReason::IcmpErrorNoFlow);
         let quoted = quoted(packet.frames.data(&self.region), &packet.headers).ok_or_else(no_flow)?;
         // A pod is no router: it complains about what was sent to itself, or not at all.
@@ -167,7 +175,7 @@ impl<C: Clock> Worker<C> {
             .into_iter()
             .find_map(|role| {
                 let (key, heading) = FlowKey::of(&tuple, role);
-                let id = self.flows.find(self.flows.hash(&key), &key)?;
+                let id = self.find_live(self.flows.hash(&key), &key, now)?;
                 Some((id, self.flows.get(id)?.side(heading)))
             })
             .ok_or_else(no_flow)?;
