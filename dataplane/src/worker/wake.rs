@@ -4,18 +4,26 @@
 //! gives it something ([`Waker::wake`]) puts it where the worker looks first, then reads the flag. With a sequentially
 //! consistent fence between the two steps on either side, one of them sees the other: either the worker finds the thing, or
 //! the giver finds the flag and writes the eventfd. Without the fences both may miss, and a packet waits for the poll's
-//! time-out. `tests/model_wake.rs` tries the schedules.
+//! time-out. The fences are in the private `flag`; `tests/model_wake.rs` runs that file under random schedules.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+mod flag;
+
+/// What [`flag`] is made of; the model puts shuttle's in its place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
+
+use flag::Flag;
+
 struct Shared {
-    sleeping: AtomicBool,
+    sleeping: Flag,
     event: EventFd,
 }
 
@@ -36,7 +44,7 @@ pub struct Sleeper {
 /// The kernel's, if it has no file descriptors left.
 pub fn pair() -> io::Result<(Waker, Sleeper)> {
     let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-    let shared = Arc::new(Shared { sleeping: AtomicBool::new(false), event });
+    let shared = Arc::new(Shared { sleeping: Flag::new(), event });
     Ok((Waker { shared: shared.clone() }, Sleeper { shared }))
 }
 
@@ -44,8 +52,7 @@ impl Waker {
     /// Call it after the thing to do was put where the worker looks. A system call only if the worker sleeps.
     #[inline]
     pub fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.shared.sleeping.load(Ordering::Relaxed) {
+        if self.shared.sleeping.is_up_for_giver() {
             // Refused only if the counter is full: then it is readable anyway.
             let _ = self.shared.event.write(1);
         }
@@ -54,7 +61,7 @@ impl Waker {
     /// Does the worker sleep? It may wake up at any time.
     #[must_use]
     pub fn is_asleep(&self) -> bool {
-        self.shared.sleeping.load(Ordering::SeqCst)
+        self.shared.sleeping.is_up_for_giver()
     }
 }
 
@@ -62,8 +69,7 @@ impl Sleeper {
     /// Sleeps until woken, until one of `fds` is readable, or for `milliseconds`; not at all if `is_busy` finds something
     /// to do after the flag was set.
     pub fn sleep(&self, fds: &[BorrowedFd<'_>], milliseconds: u16, is_busy: impl FnOnce() -> bool) {
-        self.shared.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.shared.sleeping.raise();
         if !is_busy() {
             let own = std::iter::once(self.shared.event.as_fd());
             let mut polled: Vec<PollFd<'_>> =
@@ -71,7 +77,7 @@ impl Sleeper {
             // An error is a signal or a device that is gone: the turn that follows finds out.
             let _ = poll(&mut polled, PollTimeout::from(milliseconds));
         }
-        self.shared.sleeping.store(false, Ordering::Relaxed);
+        self.shared.sleeping.lower();
         let _ = self.shared.event.read();
     }
 }
