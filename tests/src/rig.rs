@@ -151,6 +151,7 @@ impl Rig {
         let wired = self.ports.remove(&id).expect("a port");
         let port = self.workers[usize::from(wired.worker.0)].detach(id).expect("the worker has it");
         for frame in port.close() {
+            // The next port is filled from a worker's pool: as on a node, nothing gets less by coming and going.
             self.commons.push(frame).expect("the commons have room for all");
         }
     }
