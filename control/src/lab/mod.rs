@@ -13,7 +13,7 @@ pub mod agent;
 pub mod cleanup;
 mod commands;
 pub mod demo;
-mod expectations;
+pub mod expectations;
 pub mod gateway;
 pub mod plan;
 pub mod probe;
