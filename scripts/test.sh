@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole suite: format, lints, arrows, documentation, unit, property, model, fuzz and simulation tests, then the
-# end-to-end tests on real packets between network namespaces, then deliberate bugs that the suite must find.
+# end-to-end tests on real packets between network namespaces, then some deliberate bugs that the suite must find.
 #
 # Exits non-zero on any failure. Needs root and a kernel with AF_XDP for the end-to-end part, which never skips by
 # itself: PODGATE_SKIP_E2E=1 asks for that.
@@ -31,6 +31,8 @@ stage "tests of the crates: unit, property, model, fuzz, simulation, sockets"
 cargo test --workspace --exclude podgate-tests --quiet
 stage "tests of the whole: oracle, conformance, command line, real packets"
 cargo test --package podgate-tests --quiet -- --test-threads=1
-stage "deliberate bugs: each must be found"
-./tests/mutants/run.sh
+# Three of the compiler's deliberate bugs, to hold that the script and the tests still find them. All of them take as long as
+# the rest together: tests/mutants/run.sh without arguments, before a release and after any change of the compiler.
+stage "deliberate bugs: a sample must be found (tests/mutants/run.sh tries all)"
+./tests/mutants/run.sh a3-first-rule b7-left-out c11-no-peers
 printf '\nOK: the whole suite passed in %ds.\n' "$(($(date +%s) - started))"
