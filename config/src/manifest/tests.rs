@@ -446,8 +446,22 @@ fn a_bomb_of_aliases_is_refused() {
         let list = vec![format!("*a{}", i - 1); 10].join(", ");
         text.push_str(&format!("a{i}: &a{i} [{list}]\n"));
     }
-    let decoded = decode("f", text.as_bytes());
-    assert!(decoded.findings[0].message.contains("100000 values"), "{:?}", decoded.findings);
+    let refused = |text: &str| {
+        let said = bad(text);
+        assert!(said.contains("line") && said.contains("expected at most 100000 values"), "{said}");
+    };
+    refused(&text);
+    // Few values, but long: texts, and names of fields.
+    let (long, aliases) = ("x".repeat(1 << 20), vec!["*a"; 3000].join(", "));
+    refused(&format!("a: &a \"{long}\"\nb: [{aliases}]\n"));
+    refused(&format!("a: &a {{\"{long}\": 1}}\nb: [{aliases}]\n"));
+    refused(&format!("a: &a 1{}\nb: [{aliases}]\n", "0".repeat(1 << 20)));
+    // An anchor keeps a copy even if nobody uses it.
+    refused(&format!("a: [&a \"{long}\", &b \"{long}\", &c \"{long}\", &d \"{long}\"]\n"));
+    // Many documents may not do what one may not.
+    let one = format!("a: &a \"{}\"\nb: [{}]\n---\n", "x".repeat(1 << 16), ["*a"; 20].join(", "));
+    let decoded = decode("f", one.repeat(10).as_bytes());
+    assert!(decoded.findings[9].message.contains("anchors and aliases repeat too much"));
     // Each level nests a little in its text and all of the level before by its alias.
     let mut text = String::from("a0: &a0 [x]\n");
     for i in 1..30 {

@@ -12,8 +12,11 @@ mod json;
 
 /// Deeper nesting is refused; Kubernetes objects stay far below.
 const MAX_DEPTH: usize = 100;
-/// Values that aliases of one document may add.
+/// What aliases and anchors of one file may add, in values; text counts too, as a long one repeated fills the memory as
+/// well as many values do. One bound for the file, since its documents may be as many as one likes.
 const MAX_ALIASED: usize = 100_000;
+/// Bytes of text that count as a value.
+const TEXT_VALUE: usize = 32;
 
 /// A value as Kubernetes sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,20 +83,26 @@ impl Value {
         }
     }
 
+    /// How much memory a copy takes, in values.
     fn size(&self) -> usize {
         match self {
             Self::List(items) => 1 + items.iter().map(Self::size).sum::<usize>(),
-            Self::Map(map) => 1 + map.fields.iter().map(|(_, value)| value.size()).sum::<usize>(),
-            _ => 1,
+            Self::Map(map) => {
+                let field = |(name, value): &(String, Self)| name.len() / TEXT_VALUE + value.size();
+                1 + map.fields.iter().map(field).sum::<usize>()
+            }
+            Self::Str(text) | Self::Float(text) => 1 + text.len() / TEXT_VALUE,
+            Self::Null | Self::Bool(_) | Self::Int(_) => 1,
         }
     }
 }
 
 /// The documents of a file that are not empty, numbered from 1, each as a value or with what is wrong.
 pub fn documents(text: &str) -> impl Iterator<Item = (usize, Result<Value, String>)> {
+    let mut aliased = 0;
     split(text)
         .into_iter()
-        .filter_map(|(first_line, text)| match parse(text, first_line) {
+        .filter_map(move |(first_line, text)| match parse(text, first_line, &mut aliased) {
             Ok(None) => None,
             Ok(Some(value)) => Some(Ok(value)),
             // JSON that is not quite YAML: tabs, surrogate pairs. What the builder refuses, JSON may not sneak past.
@@ -132,17 +141,17 @@ enum Open {
     Map { anchor: usize, map: Map, key: Option<String>, seen: HashSet<String> },
 }
 
-struct Builder {
+struct Builder<'a> {
     first_line: usize,
     stack: Vec<Open>,
     anchors: HashMap<usize, Value>,
-    aliased: usize,
+    /// What aliases and anchors have added so far.
+    aliased: &'a mut usize,
     root: Option<Value>,
 }
 
-fn parse(text: &str, first_line: usize) -> Result<Option<Value>, String> {
-    let mut builder =
-        Builder { first_line, stack: Vec::new(), anchors: HashMap::new(), aliased: 0, root: None };
+fn parse(text: &str, first_line: usize, aliased: &mut usize) -> Result<Option<Value>, String> {
+    let mut builder = Builder { first_line, stack: Vec::new(), anchors: HashMap::new(), aliased, root: None };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             let line = first_line + error.marker().line().saturating_sub(1);
@@ -157,7 +166,7 @@ fn parse(text: &str, first_line: usize) -> Result<Option<Value>, String> {
     Ok(builder.root.filter(|value| *value != Value::Null))
 }
 
-impl Builder {
+impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, line: usize) -> Result<(), String> {
         let at = |message: String| format!("line {}: {message}", self.first_line + line.saturating_sub(1));
         match event {
@@ -199,17 +208,15 @@ impl Builder {
                 None => Ok(()),
             },
             Event::Alias(anchor) => {
-                let value = self.anchors.get(&anchor).cloned();
-                let value =
-                    value.ok_or_else(|| at("an alias of something that is not complete yet".to_owned()))?;
-                self.aliased += value.size();
-                if self.aliased > MAX_ALIASED {
-                    return Err(at(format!("aliases make more than {MAX_ALIASED} values of it")));
-                }
+                let Some(value) = self.anchors.get(&anchor) else {
+                    return Err(at("an alias of something that is not complete yet".to_owned()));
+                };
+                charge(self.aliased, value).map_err(at)?;
                 // Aliases of aliases could nest far deeper than the text, and readers recurse.
                 if self.stack.len() + value.depth() > MAX_DEPTH {
                     return Err(at(format!("is nested deeper than {MAX_DEPTH} by aliases")));
                 }
+                let value = value.clone();
                 self.put(value, 0, line)
             }
             Event::DocumentStart(_) if self.root.is_some() => {
@@ -223,10 +230,7 @@ impl Builder {
         let line = self.first_line + line.saturating_sub(1);
         if anchor != 0 {
             // A copy is kept for each; nested anchors would multiply.
-            self.aliased += value.size();
-            if self.aliased > MAX_ALIASED {
-                return Err(format!("line {line}: anchors keep more than {MAX_ALIASED} values of it"));
-            }
+            charge(self.aliased, &value).map_err(|message| format!("line {line}: {message}"))?;
             self.anchors.insert(anchor, value.clone());
         }
         match self.stack.last_mut() {
@@ -256,6 +260,18 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// Counts one more copy of a value, before it is made.
+fn charge(aliased: &mut usize, value: &Value) -> Result<(), String> {
+    *aliased += value.size();
+    if *aliased <= MAX_ALIASED {
+        return Ok(());
+    }
+    Err(format!(
+        "anchors and aliases repeat too much, expected at most {MAX_ALIASED} values in the whole file, with each \
+         {TEXT_VALUE} bytes of text as one more"
+    ))
 }
 
 /// The type of a plain scalar, as sigs.k8s.io/yaml (YAML 1.1 types) has it.
