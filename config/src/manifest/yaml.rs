@@ -99,10 +99,26 @@ impl Value {
 
 /// The documents of a file that are not empty, numbered from 1, each as a value or with what is wrong.
 pub fn documents(text: &str) -> impl Iterator<Item = (usize, Result<Value, String>)> {
+    documents_with(text, resolve)
+}
+
+/// The same, but every scalar is the text that stands there, unless it is nothing: what `0123` or `no` means is up to
+/// whoever knows the field.
+pub fn documents_of_text(text: &str) -> impl Iterator<Item = (usize, Result<Value, String>)> {
+    documents_with(text, |text| match resolve(text) {
+        Value::Null => Value::Null,
+        _ => Value::Str(text.to_owned()),
+    })
+}
+
+/// What a plain scalar is.
+type Resolve = fn(&str) -> Value;
+
+fn documents_with(text: &str, resolve: Resolve) -> impl Iterator<Item = (usize, Result<Value, String>)> {
     let mut aliased = 0;
     split(text)
         .into_iter()
-        .filter_map(move |(first_line, text)| match parse(text, first_line, &mut aliased) {
+        .filter_map(move |(first_line, text)| match parse(text, first_line, resolve, &mut aliased) {
             Ok(None) => None,
             Ok(Some(value)) => Some(Ok(value)),
             // JSON that is not quite YAML: tabs, surrogate pairs. What the builder refuses, JSON may not sneak past.
@@ -143,6 +159,7 @@ enum Open {
 
 struct Builder<'a> {
     first_line: usize,
+    resolve: Resolve,
     stack: Vec<Open>,
     anchors: HashMap<usize, Value>,
     /// What aliases and anchors have added so far.
@@ -150,8 +167,14 @@ struct Builder<'a> {
     root: Option<Value>,
 }
 
-fn parse(text: &str, first_line: usize, aliased: &mut usize) -> Result<Option<Value>, String> {
-    let mut builder = Builder { first_line, stack: Vec::new(), anchors: HashMap::new(), aliased, root: None };
+fn parse(
+    text: &str,
+    first_line: usize,
+    resolve: Resolve,
+    aliased: &mut usize,
+) -> Result<Option<Value>, String> {
+    let mut builder =
+        Builder { first_line, resolve, stack: Vec::new(), anchors: HashMap::new(), aliased, root: None };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             let line = first_line + error.marker().line().saturating_sub(1);
@@ -172,9 +195,9 @@ impl Builder<'_> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let value = match tag.as_deref().map(|tag| tag.suffix.as_str()) {
-                    None if style == ScalarStyle::Plain => resolve(&text),
+                    None if style == ScalarStyle::Plain => (self.resolve)(&text),
                     None | Some("str") => Value::Str(text.into_owned()),
-                    Some("int" | "bool" | "float" | "null") => resolve(&text),
+                    Some("int" | "bool" | "float" | "null") => (self.resolve)(&text),
                     // !!binary and its like would mean another value to the API server.
                     Some(other) => {
                         return Err(at(format!("the tag {other:?} is not understood; write the value out")));
@@ -275,7 +298,7 @@ fn charge(aliased: &mut usize, value: &Value) -> Result<(), String> {
 }
 
 /// The type of a plain scalar, as sigs.k8s.io/yaml (YAML 1.1 types) has it.
-fn resolve(text: &str) -> Value {
+pub fn resolve(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
         "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "y" | "Y" | "on" | "On" | "ON" => {

@@ -278,7 +278,7 @@ fn read_file(bytes: &[u8], origin: &Origin, errors: &mut Vec<SettingsError>) -> 
         return Vec::new();
     };
     let mut found = Vec::new();
-    for (document, value) in yaml::documents(text) {
+    for (document, value) in yaml::documents_of_text(text) {
         let map = match value {
             Ok(Value::Map(map)) if document == 1 => map,
             Ok(other) => {
@@ -306,6 +306,7 @@ fn read_file(bytes: &[u8], origin: &Origin, errors: &mut Vec<SettingsError>) -> 
     found
 }
 
+/// The text of a value; only JSON that is no YAML has other than texts here.
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::Str(text) => Some(text.clone()),
@@ -354,6 +355,52 @@ mod tests {
             let line = format!("| `{}` |", setting.key);
             assert!(markdown().contains(&line), "{line}");
         }
+    }
+
+    #[test]
+    fn a_value_is_the_text_that_stands_there() {
+        let node = |text: &str| {
+            let settings = load_file(&format!("node: {text}\n")).unwrap().settings;
+            settings.node.map(|node| node.to_string())
+        };
+        for name in [
+            "no",
+            "on",
+            "true",
+            "0123",
+            "0x10",
+            "1e3",
+            "1.0",
+            "9",
+            "0",
+            "0b1",
+            "99999999999999999999",
+            "null",
+        ] {
+            // What is shown reads back, also where plain text would be nothing or another value to other readers.
+            let effective = load(None, [], &[format!("node={name}")]).unwrap();
+            let shown = effective.lines().into_iter().find(|line| line.key == "node").unwrap().value;
+            assert_eq!(node(&shown).as_deref(), Some(name), "{shown}");
+            assert!(shown.starts_with('"'), "{shown}");
+            if name != "null" {
+                assert_eq!(node(name).as_deref(), Some(name));
+            }
+        }
+        for nothing in ["", "~", "null", "''"] {
+            assert_eq!(node(nothing), None, "{nothing}");
+        }
+        assert_eq!(load_file("uplinks: [on, 0123, 1_0]\n").unwrap().settings.uplinks, ["on", "0123", "1_0"]);
+        for path in ["-", "--", "no", "null", "1e3", "...", "=", "a b", "a: b", "#", "é", "/a-b_c.d=e"] {
+            let effective = load(None, [], &[format!("socket={path}"), format!("files=x,{path}")]).unwrap();
+            let text: String =
+                effective.lines().iter().map(|line| format!("{}: {}\n", line.key, line.value)).collect();
+            assert_eq!(load_file(&text).unwrap().settings, effective.settings, "{text}");
+        }
+        // JSON that is no YAML has values of its own.
+        let json = "{\n\t\"node\": \"0123\",\n\t\"workers\": 2,\n\t\"cores\": [\n\t\t0,\n\t\t1\n\t]\n}\n";
+        let settings = load_file(json).unwrap().settings;
+        assert_eq!((settings.workers, settings.cores.len()), (Some(2), 2));
+        assert_eq!(settings.node.map(|node| node.to_string()).as_deref(), Some("0123"));
     }
 
     #[test]

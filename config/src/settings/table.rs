@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{Established, Idle, LogFormat, OnExit, PortSetting, Settings};
+use crate::manifest::yaml::{self, Value};
 use crate::model::{NodeName, ObjectName};
 
 /// One setting.
@@ -109,7 +110,7 @@ pub static TABLE: &[Setting] = &[
         node,
         "a node's name",
         "The node that this gateway serves; the addresses of its Node object count as the node's own. Empty: those of the kernel alone",
-        |node: &Option<NodeName>| node.as_ref().map(ToString::to_string).unwrap_or_default(),
+        |node: &Option<NodeName>| node.as_ref().map(|node| quote(&node.to_string())).unwrap_or_default(),
         |text: &str| if text.is_empty() { Some(None) } else { NodeName::parse(text).ok().map(Some) }
     ),
     many!(
@@ -313,7 +314,9 @@ fn show_path(path: &std::path::Path) -> String {
 /// As YAML has it, in quotes where it would be taken for something else.
 fn quote(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '=');
-    if !text.is_empty() && text.chars().all(plain) {
+    // Also of what is text here alone: whoever else reads the output takes `no` for false.
+    let is_text = matches!(yaml::resolve(text), Value::Str(_));
+    if is_text && !text.starts_with(['-', '.', '=']) && text.chars().all(plain) {
         text.to_owned()
     } else {
         serde_json::Value::from(text).to_string()
