@@ -18,6 +18,9 @@ use crate::model::{NodeName, ObjectName};
 
 pub use table::{Setting, TABLE, markdown};
 
+/// Variables that begin so are settings.
+const PREFIX: &str = "PODGATE_SET_";
+
 /// What a worker does when there is nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
@@ -238,10 +241,11 @@ pub fn load(
         }
     }
     let mut variables: Vec<(String, String)> =
-        environment.into_iter().filter(|(name, _)| name.starts_with("PODGATE_SET_")).collect();
+        environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     variables.sort();
     for (name, value) in variables {
-        let key = name.trim_start_matches("PODGATE_SET_").to_lowercase();
+        // Once: PODGATE_SET_PODGATE_SET_NODE is no other name of PODGATE_SET_NODE.
+        let key = name.strip_prefix(PREFIX).unwrap_or_default().to_lowercase();
         errors.extend(effective.set(&key, &split(&value, &key), &Origin::Environment(name)).err());
     }
     for text in overrides {
@@ -401,6 +405,16 @@ mod tests {
         let settings = load_file(json).unwrap().settings;
         assert_eq!((settings.workers, settings.cores.len()), (Some(2), 2));
         assert_eq!(settings.node.map(|node| node.to_string()).as_deref(), Some("0123"));
+    }
+
+    #[test]
+    fn the_prefix_of_a_variable_counts_once() {
+        let variable = ("PODGATE_SET_PODGATE_SET_NODE".to_owned(), "a".to_owned());
+        let errors = load(None, [variable], &[]).unwrap_err();
+        assert_eq!(
+            errors[0].to_string(),
+            "$PODGATE_SET_PODGATE_SET_NODE: podgate_set_node: is no setting; `podgate config` lists all"
+        );
     }
 
     #[test]
