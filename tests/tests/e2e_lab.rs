@@ -70,6 +70,21 @@ fn people_find_their_way() {
 }
 
 #[test]
+fn pods_receive_where_no_worker_runs() {
+    if !enabled() {
+        return;
+    }
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    for workers in 1..=2.min(cpus) {
+        let lab = Lab::up(&[("pods.yaml", &two_pods())], &["--workers", &workers.to_string()]);
+        let said = lab.exec("web.shop", 5, &["cat", "/sys/class/net/eth0/queues/rx-0/rps_cpus"]);
+        let mask = said.out.trim().replace(',', "");
+        let mask = u128::from_str_radix(&mask, 16).unwrap_or_else(|error| panic!("{said:?}: {error}"));
+        assert_eq!(mask.count_ones() as usize, cpus - workers, "{workers} workers, {cpus} CPUs: {said:?}");
+    }
+}
+
+#[test]
 fn pods_come_and_go() {
     if !enabled() {
         return;

@@ -4,8 +4,6 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 use podgate_config::settings::{
     self, Effective, Established, Idle, LogFormat, OnExit, Origin, Settings, SettingsError,
 };
@@ -16,7 +14,7 @@ use super::console::{Console, Outcome, Table, Tone};
 use crate::admin::protocol::PortSpec;
 use crate::compiler::Limits;
 use crate::daemon::{self, DaemonOptions};
-use crate::gateway::options::Options;
+use crate::gateway::options::{Options, usable_cpus};
 use crate::telemetry::logs;
 
 /// `podgate run`. Returns after SIGTERM or SIGINT.
@@ -124,8 +122,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
 /// The workers' CPUs: as many as there shall be workers, out of those named or those that the process may use.
 fn cores(settings: &Settings) -> anyhow::Result<Vec<usize>> {
     let named = if settings.cores.is_empty() {
-        let allowed = sched_getaffinity(Pid::this()).context("reading the CPUs that the process may use")?;
-        (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect()
+        usable_cpus().context("reading the CPUs that the process may use")?
     } else {
         settings.cores.clone()
     };

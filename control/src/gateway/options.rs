@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use podgate_config::model::NodeName;
 
 use crate::admin::protocol::PortSpec;
@@ -44,4 +46,13 @@ pub struct Options {
     pub limits: Limits,
     /// Detach the programs on a clean exit, so that packets pass by without judgement.
     pub open_on_exit: bool,
+}
+
+/// The CPUs that this process may use, in ascending order: those that workers run on unless the settings name others.
+///
+/// # Errors
+/// The kernel's, of sched_getaffinity(2).
+pub fn usable_cpus() -> nix::Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::this())?;
+    Ok((0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect())
 }

@@ -266,13 +266,14 @@ impl PortTable {
         None
     }
 
-    /// The worker with the fewest ports; the host port counts like many, because it carries much.
+    /// The worker with the fewest ports. The host port counts like any: what it carries is not known, and were it to count for
+    /// more, two pods could share one worker while another has the idle host port alone.
     #[must_use]
     pub fn least_loaded(&self, workers: usize) -> WorkerId {
         let mut load = vec![0usize; workers.max(1)];
-        for (_, purpose, open) in self.open() {
+        for (_, _, open) in self.open() {
             if let Some(load) = load.get_mut(usize::from(open.worker.0)) {
-                *load += if purpose.kind() == PortKind::Pod { 1 } else { 2 };
+                *load += 1;
             }
         }
         let least = load.iter().enumerate().min_by_key(|(_, load)| **load).map_or(0, |(worker, _)| worker);

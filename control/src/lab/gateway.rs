@@ -17,6 +17,7 @@ use super::plan::{External, LabPod};
 use super::state::{self, SOCKET};
 use crate::admin::client::{Client, ClientError};
 use crate::admin::protocol::{PortSpec, Request};
+use crate::gateway::options::usable_cpus;
 use crate::netlink::Namespace;
 use crate::status::{PortState, Status};
 
@@ -83,6 +84,23 @@ pub fn write_settings(options: &GatewayOptions) -> io::Result<()> {
         line("direct", list(networks));
     }
     state::replace(&state::file("gateway.yaml"), text.as_bytes())
+}
+
+/// The CPUs that none of so many workers will run on, as a mask in the form of the kernel's `rps_cpus`; none if all have one.
+pub fn cpus_without_workers(workers: Option<u8>) -> Option<String> {
+    let cpus = usable_cpus().ok()?;
+    mask(cpus.get(usize::from(workers?)..)?)
+}
+
+/// Hexadecimal, groups of 32 bits separated by commas, the highest first.
+fn mask(cpus: &[usize]) -> Option<String> {
+    let mut groups = vec![0u32; cpus.iter().max()? / 32 + 1];
+    for cpu in cpus {
+        if let Some(group) = groups.get_mut(cpu / 32) {
+            *group |= 1 << (cpu % 32);
+        }
+    }
+    Some(groups.iter().rev().map(|group| format!("{group:08x}")).collect::<Vec<_>>().join(","))
 }
 
 fn quote(text: &str) -> String {
@@ -237,4 +255,17 @@ pub fn last_words() -> String {
 #[must_use]
 pub fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Connect { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_of_cpus() {
+        assert_eq!(mask(&[]), None);
+        assert_eq!(mask(&[1]).as_deref(), Some("00000002"));
+        assert_eq!(mask(&[0, 2, 33]).as_deref(), Some("00000002,00000005"));
+        assert_eq!(cpus_without_workers(None), None);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! The node's ends have IPv6 switched off and no address: whatever comes in there belongs to the gateway, and the
 //! kernel must neither answer nor chatter on a pod's wire. Nothing here routes to a pod; the only way to one is
-//! through the gateway. The pods' ends are as a container runtime leaves them, with their default offloads.
+//! through the gateway. The pods' ends are as a container runtime leaves them, with their default offloads; only their
+//! receive work is steered to CPUs that no worker runs on, where there are any.
 
 use std::fs;
 use std::io::{self, Write};
@@ -23,14 +24,20 @@ pub struct Node {
     namespace: Namespace,
     netlink: Netlink,
     mtu: u16,
+    receive_cpus: Option<String>,
 }
 
 impl Node {
-    /// Makes the node's namespace with its addresses.
+    /// Makes the node's namespace with its addresses. `receive_cpus`: the mask of CPUs that pods' own network stacks receive
+    /// on (Documentation/networking/scaling.rst, RPS); without one they receive where the sender runs, which is on a worker.
     ///
     /// # Errors
     /// The kernel's; EEXIST if the namespace exists.
-    pub async fn create(addresses: &[IpAddr], mtu: u16) -> Result<Self, NetlinkError> {
+    pub async fn create(
+        addresses: &[IpAddr],
+        mtu: u16,
+        receive_cpus: Option<String>,
+    ) -> Result<Self, NetlinkError> {
         let namespace = Namespace::create(NODE_NAMESPACE)?;
         prepare_ipv6(&namespace)?;
         let netlink = Netlink::connect_in(&namespace)?;
@@ -38,7 +45,7 @@ impl Node {
         for address in addresses {
             netlink.add_address(loopback.index, *address, full_length(*address)).await?;
         }
-        Ok(Self { namespace, netlink, mtu })
+        Ok(Self { namespace, netlink, mtu, receive_cpus })
     }
 
     /// The node's namespace.
@@ -104,6 +111,10 @@ impl Node {
         addresses: &[IpAddr],
     ) -> Result<(Link, Link), NetlinkError> {
         prepare_ipv6(namespace)?;
+        if let Some(mask) = &self.receive_cpus {
+            // Kernels before 6.3 have no such setting of the namespace's own. It is for speed, the lab works without.
+            let _ = namespace.run(|| write_sysctl("net/core/rps_default_mask", mask))?;
+        }
         let inside = Netlink::connect_in(namespace)?;
         loopback_up(&inside).await?;
         let pair = VethPair {
