@@ -49,7 +49,8 @@ pub enum Established {
     /// It is cut with its next packet.
     #[default]
     Recheck,
-    /// It may go on; only new connections obey.
+    /// It may go on; only new connections obey. A port that is closed, and sources that are not synced, stop it all the same:
+    /// what is allowed is not known then.
     Keep,
 }
 
@@ -217,6 +218,8 @@ pub fn workers<C: Clock + Clone>(
     let mut ends = Vec::new();
     let parts = pools.into_iter().zip(sleepers).zip(exchanges).zip(wakers);
     for (number, (((pool, sleeper), exchange), waker)) in parts.enumerate() {
+        // A worker without ports is handed packets too. Room for its ports' comes with them.
+        let from_others = settings.batch.saturating_mul(exchange.peers());
         let id = WorkerId(number as u8);
         let view = Arc::new(WorkerView::default());
         let (recorder, drops) = drop_ring(settings.records.max(1));
@@ -244,8 +247,8 @@ pub fn workers<C: Clock + Clone>(
             errors: ErrorBudget::default(),
             sleeper,
             received: Vec::with_capacity(settings.batch),
-            taken: Vec::new(),
-            batch: Vec::new(),
+            taken: Vec::with_capacity(from_others),
+            batch: Vec::with_capacity(from_others),
             settings: settings.clone(),
         });
         ends.push(WorkerEnds { view, drops, unresolved: wanted, waker });
@@ -351,9 +354,7 @@ impl<C: Clock> Worker<C> {
         }
         self.ports.push(Attached { id, kind, port, to_kick: false });
         self.index_ports();
-        let room = self.settings.batch.saturating_mul(self.ports.len() + self.exchange.peers());
-        self.batch.reserve(room);
-        self.taken.reserve(room);
+        self.batch.reserve(self.settings.batch.saturating_mul(self.ports.len() + self.exchange.peers()));
     }
 
     /// Gives a port back. What it still held comes with it; packets on their way to it are dropped as `port_gone`.
@@ -389,6 +390,8 @@ impl<C: Clock> Worker<C> {
         for attached in &self.ports {
             attached.port.poll_on(&mut fds);
         }
+        // Nothing wakes it when the kernel can take what it refused: it has to ask again soon.
+        let milliseconds = if self.ports.iter().any(|port| port.to_kick) { 1 } else { milliseconds };
         let exchange = &self.exchange;
         self.sleeper.sleep(&fds, milliseconds, || exchange.is_waiting() || is_busy());
     }

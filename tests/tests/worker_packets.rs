@@ -433,6 +433,20 @@ fn an_established_connection_goes_on_if_asked_for_but_not_to_another_pod() {
 }
 
 #[test]
+fn what_is_closed_stops_kept_connections_too() {
+    each_with(Established::Keep, |mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        case.passes(a, &there.tcp(1000, 80, "S"), b);
+        case.passes(b, &back.tcp(80, 1000, "SA"), a);
+        case.rig.set_closed(b, true);
+        case.rig.publish(&case.cluster);
+        case.drops(a, &there.tcp(1000, 80, "A"), DropReason::PolicyRevoked);
+        case.drops(b, &back.tcp(80, 1000, "A"), DropReason::StrayTcp);
+        case.rig.finish();
+    });
+}
+
+#[test]
 fn a_closed_port_and_unsynced_sources_let_only_the_own_node_through() {
     each(|mut case| {
         let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);

@@ -37,7 +37,8 @@ pub trait Port: Send {
     /// What the device can do.
     fn abilities(&self) -> Abilities;
 
-    /// Makes the device send what [`Port::transmit`] took: at most one system call, none if nothing waits.
+    /// Makes the device send what [`Port::transmit`] took: one system call, none if nothing waits; more only where the kernel
+    /// sends part of it a call (without `XDP_MAX_TX_SKB_BUDGET`) and only while it gets on.
     fn kick(&mut self) -> Kick;
 
     /// Takes frames back that were sent.

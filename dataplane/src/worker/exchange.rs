@@ -117,8 +117,8 @@ impl Exchange {
         }
     }
 
-    /// Gives away what is staged, and wakes who sleeps. What does not fit goes to `refused`.
-    pub fn flush(&mut self, mut refused: impl FnMut(Handed)) {
+    /// Gives away what is staged, and wakes who sleeps. What does not fit stays staged: [`Exchange::refused`] takes it out.
+    pub fn flush(&mut self) {
         for outbound in self.outbound.iter_mut().flatten() {
             if outbound.staged.is_empty() {
                 continue;
@@ -127,9 +127,13 @@ impl Exchange {
             if let Ok(chunk) = outbound.ring.write_chunk_uninit(room) {
                 chunk.fill_from_iter(outbound.staged.drain(..room));
             }
-            outbound.staged.drain(..).for_each(&mut refused);
             outbound.waker.wake();
         }
+    }
+
+    /// One of the packets that did not fit.
+    pub fn refused(&mut self) -> Option<Handed> {
+        self.outbound.iter_mut().flatten().find_map(|outbound| outbound.staged.pop())
     }
 
     /// Takes over up to `max` packets from each worker. True if nothing more waits.

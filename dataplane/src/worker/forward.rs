@@ -53,13 +53,11 @@ impl<C: Clock> Worker<C> {
         if !self.exchange.has_peers() {
             return;
         }
-        let mut refused = std::mem::take(&mut self.taken);
-        self.exchange.flush(|handed| refused.push(handed));
-        for handed in refused.drain(..) {
+        self.exchange.flush();
+        while let Some(handed) = self.exchange.refused() {
             self.counts.handed_over -= 1;
             self.drop_packet(handed.into_packet(), DropReason::HandOverFull, None, now);
         }
-        self.taken = refused;
     }
 
     /// Sends a finished packet by a port of this worker.

@@ -59,7 +59,8 @@ pub(super) fn identities(snapshot: &Snapshot, tuple: &Tuple) -> [u32; 2] {
         .map(|address| snapshot.pod(address).map_or(0, |(_, delivery)| delivery.identity))
 }
 
-/// Judges a connection and finds its way. `kept` is the judgement of one that may go on whatever policy says by now.
+/// Judges a connection and finds its way. `kept` is the judgement of one that may go on whatever policy
+/// says by now; only what is closed because nobody knows what policy says stays closed.
 ///
 /// # Errors
 /// [`Refusal`]: the connection is not admitted, or there is no way.
@@ -100,7 +101,9 @@ pub(super) fn decide(
     };
     let mut judgement =
         close(snapshot, judge(&snapshot.policy, &question), source_local, destination_local, entry);
-    if let (Some(kept), Some(_)) = (kept, judgement.denied_by()) {
+    if let (Some(kept), Some((_, verdict))) = (kept, judgement.denied_by())
+        && verdict.tier != Tier::Closed
+    {
         judgement = kept;
     }
     if let Some((direction, verdict)) = judgement.denied_by() {
