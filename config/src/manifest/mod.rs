@@ -111,7 +111,7 @@ pub struct Decoded {
 }
 
 /// Bytes of a file; more are refused. `kubectl get pods -A -o yaml` of 10,000 pods stays below.
-const MAX_BYTES: usize = 256 << 20;
+pub const MAX_BYTES: usize = 256 << 20;
 
 /// Decodes a file of YAML or JSON documents. `file` is only for findings.
 #[must_use]

@@ -30,9 +30,6 @@ pub const QUIET: Duration = Duration::from_millis(200);
 /// A write without an end that is older than this was none (truncate(2) has no close).
 const STALE_WRITE: Duration = Duration::from_secs(10);
 
-/// Larger files are refused; `kubectl get -A -o yaml` of 10,000 pods is about a tenth of it.
-const MAX_FILE_BYTES: u64 = 1 << 30;
-
 /// What the kernel reported about files since it was last asked.
 #[derive(Debug, Default)]
 pub struct Events {
@@ -383,14 +380,18 @@ fn wake(result: &mut Refresh, after: Duration) {
 
 /// The content, or `None` if the file changed while it was read.
 fn read(path: &Path, stamp: Stamp) -> io::Result<Option<Vec<u8>>> {
-    if stamp.size > MAX_FILE_BYTES {
-        let limit = MAX_FILE_BYTES >> 20;
-        return Err(io::Error::other(format!("{} bytes, expected at most {limit} MiB", stamp.size)));
-    }
+    const LIMIT: u64 = manifest::MAX_BYTES as u64;
+    let bounded = |size: u64| match size > LIMIT {
+        true => Err(io::Error::other(format!("it has at least {size} bytes, expected at most {LIMIT}"))),
+        false => Ok(()),
+    };
+    bounded(stamp.size)?;
     let file = fs::File::open(path)?;
     let mut bytes = Vec::new();
-    let mut limited = file.take(MAX_FILE_BYTES);
-    limited.read_to_end(&mut bytes)?;
+    // A pipe says no size, and a file may grow meanwhile: a byte above the limit is enough to know.
+    let mut limited = file.take(LIMIT + 1);
+    let length = limited.read_to_end(&mut bytes)?;
+    bounded(length as u64)?;
     let after = limited.get_ref().metadata()?;
     // A pipe given by name has no stamp that means anything.
     Ok((!after.is_file() || Stamp::from(&after) == stamp).then_some(bytes))

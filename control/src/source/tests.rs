@@ -68,6 +68,27 @@ impl Folder {
 }
 
 #[test]
+fn a_file_that_is_too_large_is_not_read() {
+    let folder = Folder::with(&[("a.yaml", &namespace("a")), ("b.yaml", "")]);
+    // Sparse: it takes no disk.
+    let file = fs::OpenOptions::new().write(true).open(folder.path("b.yaml")).unwrap();
+    file.set_len(podgate_config::manifest::MAX_BYTES as u64 + 1).unwrap();
+    let loaded = super::load(&[folder.dir.path().to_owned()]).unwrap();
+    assert_eq!(loaded.objects.iter().map(|file| file.objects.len()).sum::<usize>(), 1);
+    let said: Vec<String> = loaded.findings.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].ends_with(
+            "b.yaml:0: cannot be read: it has at least 268435457 bytes, expected at most 268435456"
+        ),
+        "{said:?}"
+    );
+    // What says no size is read up to the limit and not on.
+    let endless = super::load(&[PathBuf::from("/dev/zero")]).unwrap();
+    assert!(endless.findings[0].message.contains("at least 268435457 bytes"), "{:?}", endless.findings);
+}
+
+#[test]
 fn a_bad_file_keeps_its_own_last_good_state_and_nobody_elses() {
     let mut folder = Folder::with(&[("a.yaml", &namespace("a")), ("b.yaml", &namespace("b"))]);
     folder.save("a.yaml", "kind: [");
