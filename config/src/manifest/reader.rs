@@ -155,17 +155,15 @@ pub fn join(path: &str, name: &str) -> String {
 /// A known name that differs by case or one letter.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let lower = name.to_lowercase();
-    known.iter().copied().find(|candidate| one_letter_off(&lower, &candidate.to_lowercase()))
+    known.iter().copied().find(|candidate| letters_off(&lower, &candidate.to_lowercase()) <= 1)
 }
 
-fn one_letter_off(a: &str, b: &str) -> bool {
+/// How many letters there are from the first to the last that differs.
+pub fn letters_off(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    if a.len().abs_diff(b.len()) > 1 {
-        return false;
-    }
     let prefix = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
     let rest = |chars: &[char]| chars.len() - prefix;
     let (longest, shortest) = (rest(&a).max(rest(&b)), rest(&a).min(rest(&b)));
     let suffix = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count().min(shortest);
-    longest - suffix <= 1
+    longest - suffix
 }

@@ -274,12 +274,15 @@ fn a_misspelt_kind_is_not_skipped() {
         ("networking/v1", "NetworkPolicy", "apiVersion: is \"networking/v1\", expected networking.k8s.io/v1"),
         ("v1", "NetworkPolicy", "apiVersion: is \"v1\", expected networking.k8s.io/v1 for a NetworkPolicy"),
         ("networking.k8s.io/v1beta1", "NetworkPolicy", "apiVersion: is"),
+        ("network.k8s.io/v1", "NetworkPolicy", "apiVersion: is"),
+        ("networking.k8s/v1", "NetworkPolicy", "apiVersion: is"),
         ("networking.k8s.io/v1", "networkpolicy", "kind: is \"networkpolicy\", expected NetworkPolicy"),
-        (
-            "networking.k8s.io/v1",
-            "NetworkPolicies",
-            "kind: is \"NetworkPolicies\", expected NetworkPolicy or",
-        ),
+        ("networking.k8s.io/v1", "NetworkPolicies", "kind: is \"NetworkPolicies\", expected NetworkPolicy"),
+        ("networking.k8s.io/v1", "Networkpolicy", "kind: is \"Networkpolicy\", expected NetworkPolicy"),
+        ("networking.k8s.io/v1", "NetworkPoilcy", "kind: is \"NetworkPoilcy\", expected NetworkPolicy"),
+        ("networking.k8s.io/v1", "NetworkPolicys", "kind: is \"NetworkPolicys\", expected NetworkPolicy"),
+        ("networking.k8s.io/v1", "network-policy", "kind: is \"network-policy\", expected NetworkPolicy"),
+        ("networking.k8s.io/v1", "NetPol", "kind: is \"NetPol\", expected NetworkPolicy"),
         ("apps/v1beta1", "Deployment", "apiVersion: is \"apps/v1beta1\", expected apps/v1"),
         ("v1", "pod", "kind: is \"pod\", expected Pod"),
     ] {
@@ -288,12 +291,18 @@ fn a_misspelt_kind_is_not_skipped() {
     }
     for (version, kind) in [
         ("networking.k8s.io/v1", "Ingress"),
+        ("networking.k8s.io/v1", "IngressClass"),
+        ("networking.k8s.io/v1beta1", "ServiceCIDR"),
+        ("networking.k8s.io/v1", "IPAddressList"),
+        ("networking.k8s.io/v2", "WhateverComesNext"),
+        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
         ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
         ("projectcalico.org/v3", "NetworkPolicy"),
         ("v1", "Service"),
     ] {
         let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n");
         assert_eq!(good(&text), [], "{kind}");
+        assert_eq!(decode("f", text.as_bytes()).skipped.get(kind), Some(&1), "{kind}");
     }
 }
 
