@@ -1,5 +1,6 @@
 //! v1 Pod, and the workloads whose templates stand for pods.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::Severity;
@@ -151,7 +152,7 @@ fn spec(reader: &mut Reader<'_>, map: &Map, path: &str) -> Spec {
 }
 
 fn container_ports(reader: &mut Reader<'_>, container: &Map, path: &str) -> Vec<ContainerPort> {
-    let mut ports = Vec::new();
+    let (mut ports, mut names) = (Vec::new(), HashSet::new());
     for (i, value) in reader.optional_list(container, "ports", path).iter().enumerate() {
         let path = format!("{path}.ports[{i}]");
         let Some(map) = reader.map(value, &path) else { continue };
@@ -177,6 +178,15 @@ fn container_ports(reader: &mut Reader<'_>, container: &Map, path: &str) -> Vec<
         let name = reader.optional_text(map, "name", &path).filter(|name| !name.is_empty());
         let name = name
             .and_then(|name| PortName::parse(name).map_err(|error| reader.error(&field, is(&error))).ok());
+        // Whatever the protocols are; another container of the pod may have the name again.
+        if let Some(name) = &name
+            && !names.insert(name.clone())
+        {
+            reader.error(
+                &field,
+                format!("is {:?} again, expected each name once in a container", name.as_str()),
+            );
+        }
         if let Some((number, protocol)) = number.zip(protocol) {
             ports.push(ContainerPort { name, protocol, number });
         }

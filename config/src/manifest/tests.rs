@@ -400,11 +400,18 @@ fn pods() {
             "spec: {containers: [{name: c, ports: [{protocol: TCP}]}]}",
             "spec.containers[0].ports[0].containerPort: is missing",
         ),
+        (
+            "spec: {containers: [{name: c, ports: [{containerPort: 1, name: dns}, {containerPort: 2, name: dns, protocol: UDP}]}]}",
+            "f.yaml:1: Pod default/a: spec.containers[0].ports[1].name: is \"dns\" again, expected each name once",
+        ),
         ("spec: []", "spec: is a list, expected an object"),
     ] {
         let said = bad(&format!("{head}{rest}\n"));
         assert!(said.contains(finding), "{said}");
     }
+    let two = "spec: {containers: [{name: c, ports: [{containerPort: 1, name: http}, {containerPort: 3}, {containerPort: 4}]}, \
+               {name: d, ports: [{containerPort: 2, name: http}]}]}";
+    assert_eq!(one_pod(&format!("{head}{two}\n")).ports.len(), 4);
     let decoded = decode("f", format!("{head}spec: {{hostnetwork: true}}\n").as_bytes());
     assert_eq!(decoded.findings[0].severity, Severity::Warning);
     assert!(decoded.findings[0].message.contains("did you mean hostNetwork?"), "{:?}", decoded.findings);
