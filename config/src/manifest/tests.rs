@@ -456,6 +456,43 @@ fn workloads_stand_for_pods() {
 }
 
 #[test]
+fn merge_keys() {
+    let pod = |labels: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  annotations: &a {{x: '1', v: '1'}}\n  labels: {labels}\n"
+        )
+    };
+    for (labels, expected) in [
+        ("{<<: *a}", "v=1,x=1"),
+        ("{<<: *a, v: '2', z: '2'}", "v=2,x=1,z=2"),
+        ("{<<: {x: '3'}, z: '2'}", "x=3,z=2"),
+        ("{<<: [{v: '4', w: '4'}, *a], z: '2'}", "v=4,w=4,x=1,z=2"),
+        ("{z: '2', <<: {<<: *a, x: '5'}}", "v=1,x=5,z=2"),
+        ("{<<: [], z: '2'}", "z=2"),
+    ] {
+        let found: Vec<String> =
+            one_pod(&pod(labels)).labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(found.join(","), expected, "{labels}");
+    }
+    for (labels, finding) in [
+        ("{x: '2', <<: *a}", "line 6: the field \"x\" is before << and in it, expected << first"),
+        ("{<<: 1}", "line 6: << is the number 1, expected an object or a list of objects"),
+        ("{<<: [[*a]]}", "line 6: << is a list, expected an object or a list of objects"),
+        ("{<<: *a, <<: *a}", "line 6: the field \"<<\" is there twice"),
+        ("&b {<<: *b}", "line 6: an alias of something that is not complete yet"),
+    ] {
+        let said = bad(&pod(labels));
+        assert!(said.contains(finding), "{said}");
+    }
+    // What is merged counts as what aliases repeat.
+    let mut text = String::from("a0: &a0 {x: [1, 2, 3, 4, 5, 6, 7, 8, 9]}\n");
+    for i in 1..30 {
+        text.push_str(&format!("a{i}: &a{i} {{<<: *a{}, x{i}: *a{}}}\n", i - 1, i - 1));
+    }
+    assert!(bad(&text).contains("anchors and aliases repeat too much"));
+}
+
+#[test]
 fn a_bomb_of_aliases_is_refused() {
     let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for i in 1..12 {

@@ -15,6 +15,8 @@ const MAX_DEPTH: usize = 100;
 /// What aliases and anchors of one file may add, in values; text counts too, as a long one repeated fills the memory as
 /// well as many values do. One bound for the file, since its documents may be as many as one likes.
 const MAX_ALIASED: usize = 100_000;
+/// The field of which the fields become those of the object around it.
+const MERGE: &str = "<<";
 /// Bytes of text that count as a value.
 const TEXT_VALUE: usize = 32;
 
@@ -153,8 +155,18 @@ fn split(text: &str) -> Vec<(usize, &str)> {
 
 /// A container that is being filled.
 enum Open {
-    List { anchor: usize, items: Vec<Value> },
-    Map { anchor: usize, map: Map, key: Option<String>, seen: HashSet<String> },
+    List {
+        anchor: usize,
+        items: Vec<Value>,
+    },
+    /// `merged` is what `<<` brings; it waits for the fields that win over it.
+    Map {
+        anchor: usize,
+        map: Map,
+        key: Option<String>,
+        seen: HashSet<String>,
+        merged: Vec<Map>,
+    },
 }
 
 struct Builder<'a> {
@@ -222,12 +234,25 @@ impl Builder<'_> {
                 if let Some(Open::Map { key: None, .. }) = self.stack.last() {
                     return Err(at("an object is no field name".to_owned()));
                 }
-                self.stack.push(Open::Map { anchor, map: Map::default(), key: None, seen: HashSet::new() });
+                self.stack.push(Open::Map {
+                    anchor,
+                    map: Map::default(),
+                    key: None,
+                    seen: HashSet::new(),
+                    merged: Vec::new(),
+                });
                 Ok(())
             }
             Event::SequenceEnd | Event::MappingEnd => match self.stack.pop() {
                 Some(Open::List { anchor, items }) => self.put(Value::List(items), anchor, line),
-                Some(Open::Map { anchor, map, .. }) => self.put(Value::Map(map), anchor, line),
+                Some(Open::Map { anchor, mut map, mut seen, merged, .. }) => {
+                    for (name, value) in merged.into_iter().flat_map(|map| map.fields) {
+                        if seen.insert(name.clone()) {
+                            map.fields.push((name, value));
+                        }
+                    }
+                    self.put(Value::Map(map), anchor, line)
+                }
                 None => Ok(()),
             },
             Event::Alias(anchor) => {
@@ -259,8 +284,13 @@ impl Builder<'_> {
         match self.stack.last_mut() {
             None => self.root = Some(value),
             Some(Open::List { items, .. }) => items.push(value),
-            Some(Open::Map { map, key: key @ Some(_), .. }) => {
-                map.fields.push((key.take().unwrap_or_default(), value));
+            Some(Open::Map { map, key: key @ Some(_), seen, merged, .. }) => {
+                let name = key.take().unwrap_or_default();
+                if name == MERGE {
+                    *merged = to_merge(value, seen).map_err(|message| format!("line {line}: {message}"))?;
+                } else {
+                    map.fields.push((name, value));
+                }
             }
             Some(Open::Map { key, seen, .. }) => {
                 let name = match value {
@@ -270,11 +300,6 @@ impl Builder<'_> {
                     Value::Float(number) => number,
                     other => return Err(format!("line {line}: {} is no field name", other.describe())),
                 };
-                if name == "<<" {
-                    return Err(format!(
-                        "line {line}: merge keys (<<) are not understood; write the fields out"
-                    ));
-                }
                 if !seen.insert(name.clone()) {
                     return Err(format!("line {line}: the field {name:?} is there twice, expected once"));
                 }
@@ -283,6 +308,26 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// The objects that a merge key brings, the one that wins first.
+fn to_merge(value: Value, seen: &HashSet<String>) -> Result<Vec<Map>, String> {
+    let values = match value {
+        Value::List(items) => items,
+        one => vec![one],
+    };
+    let mut maps = Vec::with_capacity(values.len());
+    for value in values {
+        let Value::Map(map) = value else {
+            return Err(format!("{MERGE} is {}, expected an object or a list of objects", value.describe()));
+        };
+        // go-yaml takes the merged one of the two, YAML's own text the other.
+        if let Some((name, _)) = map.fields.iter().find(|(name, _)| seen.contains(name)) {
+            return Err(format!("the field {name:?} is before {MERGE} and in it, expected {MERGE} first"));
+        }
+        maps.push(map);
+    }
+    Ok(maps)
 }
 
 /// Counts one more copy of a value, before it is made.
