@@ -7,7 +7,7 @@ use super::Severity;
 use super::meta::{Meta, address, is, metadata, named};
 use super::policy::{number, protocol};
 use super::reader::{Reader, join};
-use super::yaml::{Map, Value};
+use super::yaml::Map;
 use crate::model::name::LocalName;
 use crate::model::{ContainerPort, NodeName, ObjectName, Phase, Pod, PortName, Protocol};
 
@@ -296,13 +296,10 @@ pub fn workload(reader: &mut Reader<'_>, kind: &str, object: &Map) -> Workload {
 }
 
 fn count(reader: &mut Reader<'_>, map: &Map, name: &str) -> i64 {
-    match map.get(name) {
-        None => 1,
-        Some(Value::Int(count)) if (0..=MAX_REPLICAS).contains(count) => *count,
-        Some(other) => {
-            let message = format!("is {}, expected a number from 0 to {MAX_REPLICAS}", other.describe());
-            reader.error(&join("spec", name), message);
-            0
-        }
-    }
+    let Some(value) = map.get(name) else { return 1 };
+    value.integer().filter(|count| (0..=MAX_REPLICAS).contains(count)).unwrap_or_else(|| {
+        let message = format!("is {}, expected a number from 0 to {MAX_REPLICAS}", value.describe());
+        reader.error(&join("spec", name), message);
+        0
+    })
 }

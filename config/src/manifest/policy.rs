@@ -149,10 +149,7 @@ pub fn protocol(reader: &mut Reader<'_>, text: &str, field: &str) -> Option<Prot
 
 /// A port number.
 pub fn number(reader: &mut Reader<'_>, value: &Value, field: &str) -> Option<PortNumber> {
-    let number = match value {
-        Value::Int(number) => u16::try_from(*number).ok().and_then(PortNumber::new),
-        _ => None,
-    };
+    let number = value.integer().and_then(|number| u16::try_from(number).ok()).and_then(PortNumber::new);
     if number.is_none() {
         reader.error(field, format!("is {}, expected a port number from 1 to 65535", value.describe()));
     }

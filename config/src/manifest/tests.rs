@@ -105,6 +105,24 @@ fn rules_ports_and_peers() {
 }
 
 #[test]
+fn a_number_that_is_an_integer_is_one() {
+    let port = |port: &str| policy(&format!("{{ingress: [{{ports: [{{port: {port}}}]}}]}}"));
+    for (text, expected) in [
+        ("80", "TCP/80"),
+        ("80.0", "TCP/80"),
+        ("1e3", "TCP/1000"),
+        ("8.08E+3", "TCP/8080"),
+        ("6_5.", "TCP/65"),
+    ] {
+        let ObjectValue::NetworkPolicy(policy) = good(&port(text)).remove(0) else { panic!("{text}") };
+        assert_eq!(policy.ingress.unwrap()[0].ports[0].to_string(), expected, "{text}");
+    }
+    for text in ["80.5", "1e9", "1e-3", "-80.0", "0.0", ".inf", ".nan", "1e400"] {
+        assert!(bad(&port(text)).contains("expected a port number from 1 to 65535"), "{text}");
+    }
+}
+
+#[test]
 fn what_the_server_refuses_in_policies() {
     let port = |port: &str| format!("{{podSelector: {{}}, ingress: [{{ports: [{port}]}}]}}");
     let peer = |peer: &str| format!("{{podSelector: {{}}, ingress: [{{from: [{peer}]}}]}}");

@@ -63,6 +63,15 @@ impl Value {
         }
     }
 
+    /// An integer, or a number that is one: kubectl turns `80.0` and `8e1` into 80 on the way to JSON.
+    pub fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Int(number) => Some(*number),
+            Self::Float(text) => text.replace('_', "").parse::<f64>().ok()?.to_string().parse().ok(),
+            _ => None,
+        }
+    }
+
     /// What it is, for messages.
     pub fn describe(&self) -> String {
         match self {
