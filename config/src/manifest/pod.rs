@@ -212,12 +212,16 @@ fn addresses(reader: &mut Reader<'_>, status: &Map) -> Vec<IpAddr> {
             );
             continue;
         }
+        unlikely(reader, address, &field);
         addresses.push(address);
     }
     let single = reader.optional_text(status, "podIP", "status").filter(|text| !text.is_empty());
     if let Some(single) = single.and_then(|text| address(reader, text, "status.podIP")) {
         match addresses.first() {
-            None => addresses.push(single),
+            None => {
+                unlikely(reader, single, "status.podIP");
+                addresses.push(single);
+            }
             Some(first) if *first != single => {
                 reader.error("status.podIP", format!("is {single}, expected {first}, the first of podIPs"));
             }
@@ -225,6 +229,23 @@ fn addresses(reader: &mut Reader<'_>, status: &Map) -> Vec<IpAddr> {
         }
     }
     addresses
+}
+
+/// Warns of an address that no pod's packet bears on a wire.
+fn unlikely(reader: &mut Reader<'_>, address: IpAddr, field: &str) {
+    let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    let what = if address.is_loopback() {
+        "a loopback address"
+    } else if address.is_multicast() {
+        "a multicast address"
+    } else if address.is_unspecified() {
+        "no address of anybody"
+    } else if mapped {
+        "an IPv4 address written as IPv6"
+    } else {
+        return;
+    };
+    reader.warning(field, format!("is {address}, {what}, expected one that a pod sends from"));
 }
 
 /// What a workload comes to.

@@ -211,8 +211,19 @@ fn ip_block(reader: &mut Reader<'_>, value: &Value, path: &str) -> Option<IpBloc
 
 fn network(reader: &mut Reader<'_>, text: &str, field: &str) -> Option<IpNet> {
     let network = text.parse().ok();
-    if network.is_none() {
-        reader.error(field, format!("is {text:?}, expected a network as 10.0.0.0/8 or fd00::/64"));
+    match network {
+        None => reader.error(field, format!("is {text:?}, expected a network as 10.0.0.0/8 or fd00::/64")),
+        // The API server warns of these too: they look like IPv4 and are not.
+        Some(IpNet::V6(net)) if net.prefix_len() >= 96 => {
+            if let Some(four) = net.addr().to_ipv4_mapped() {
+                let length = net.prefix_len() - 96;
+                let message = format!(
+                    "is {text:?}, IPv4 written as IPv6, and matches nothing, expected {four}/{length}"
+                );
+                reader.warning(field, message);
+            }
+        }
+        Some(_) => {}
     }
     network
 }

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use super::{Finding, Severity};
 use crate::model::{
-    Cluster, ContainerPort, NamespaceName, NetworkPolicy, ObjectName, Pod, PortMatch, PortName, Protocol,
+    Cluster, ContainerPort, NamespaceName, NetworkPolicy, NodeName, ObjectName, Pod, PortMatch, PortName,
+    Protocol,
 };
 
 /// Looks at all objects together.
@@ -38,6 +39,8 @@ fn finding(severity: Severity, kind: &str, name: &ObjectName, field: &str, messa
 
 fn addresses(cluster: &Cluster, findings: &mut Vec<Finding>) {
     let mut owners: BTreeMap<IpAddr, &ObjectName> = BTreeMap::new();
+    let nodes: BTreeMap<IpAddr, &NodeName> =
+        cluster.nodes.values().flat_map(|node| node.addresses.iter().map(|at| (*at, &node.name))).collect();
     for (name, pod) in cluster.pods.iter().filter(|(_, pod)| pod.is_subject()) {
         for address in &pod.addresses {
             match owners.get(address) {
@@ -48,6 +51,11 @@ fn addresses(cluster: &Cluster, findings: &mut Vec<Finding>) {
                 None => {
                     owners.insert(*address, name);
                 }
+            }
+            if let Some(node) = nodes.get(address) {
+                let message =
+                    format!("{address} is node {node}'s too, expected an address of its own, or hostNetwork");
+                findings.push(finding(Severity::Warning, "Pod", name, "status.podIPs", message));
             }
         }
     }

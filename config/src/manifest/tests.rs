@@ -588,6 +588,64 @@ fn objects_side_by_side() {
     assert!(findings[3].contains("spec.ingress[0].ports[0].port: no selected pod has a port of this name"));
 }
 
+/// The only finding about this text, which is a warning.
+fn warned(text: &str) -> String {
+    let decoded = decode("f.yaml", text.as_bytes());
+    let texts = texts(&decoded);
+    assert_eq!((texts.len(), decoded.objects.len()), (1, 1), "{texts:#?}");
+    assert_eq!(decoded.findings[0].severity, Severity::Warning);
+    texts[0].clone()
+}
+
+#[test]
+fn addresses_and_networks_that_no_packet_has() {
+    let head = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: ";
+    for (address, what) in [
+        ("127.0.0.1", "a loopback address"),
+        ("::1", "a loopback address"),
+        ("224.0.0.1", "a multicast address"),
+        ("ff02::1", "a multicast address"),
+        ("0.0.0.0", "no address of anybody"),
+        ("::", "no address of anybody"),
+        ("::ffff:10.0.0.1", "an IPv4 address written as IPv6"),
+    ] {
+        let expected = format!("is {address}, {what}, expected one that a pod sends from");
+        let said = warned(&format!("{head}{{podIP: '{address}'}}\n"));
+        assert_eq!(said, format!("f.yaml:1: Pod default/a: status.podIP: {expected}"));
+        let said = warned(&format!("{head}{{podIP: '{address}', podIPs: [{{ip: '{address}'}}]}}\n"));
+        assert_eq!(said, format!("f.yaml:1: Pod default/a: status.podIPs[0].ip: {expected}"));
+    }
+    let block = |block: &str| policy(&format!("{{ingress: [{{from: [{{ipBlock: {block}}}]}}]}}"));
+    assert_eq!(
+        warned(&block("{cidr: '::ffff:10.0.0.0/104'}")),
+        "f.yaml:1: NetworkPolicy ns/p: spec.ingress[0].from[0].ipBlock.cidr: is \"::ffff:10.0.0.0/104\", IPv4 written \
+         as IPv6, and matches nothing, expected 10.0.0.0/8"
+    );
+    assert!(warned(&block("{cidr: '::/0', except: ['::ffff:0.0.0.0/96']}")).contains("except[0]: is"));
+    for fine in ["{cidr: '::ffff:0:0/95'}", "{cidr: '::/0'}", "{cidr: '::fffe:10.0.0.0/104'}"] {
+        assert_eq!(good(&block(fine)).len(), 1, "{fine}");
+    }
+}
+
+#[test]
+fn a_pod_with_an_address_of_a_node() {
+    let text = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: ns}}\n---\napiVersion: v1\nkind: Node\n\
+             metadata: {{name: one}}\nstatus: {{addresses: [{{type: InternalIP, address: 10.0.0.1}}]}}\n---\n\
+             apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: ns}}\n{spec}status: {{podIP: 10.0.0.1}}\n"
+        )
+    };
+    let findings = review(&cluster(&text("")));
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(findings[0].severity, Severity::Warning);
+    assert_eq!(
+        findings[0].to_string(),
+        ":0: Pod ns/a: status.podIPs: 10.0.0.1 is node one's too, expected an address of its own, or hostNetwork"
+    );
+    assert_eq!(review(&cluster(&text("spec: {hostNetwork: true}\n"))), []);
+}
+
 #[test]
 fn the_example_is_valid_and_says_nothing_suspicious() {
     let mut all = String::new();
