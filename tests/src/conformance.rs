@@ -236,8 +236,14 @@ impl CasePod {
                 value
             })
             .collect();
-        let mut spec =
-            json!({"containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10", "ports": ports}]});
+        // Each port in a container of its own, beside one without: within one, the API server refuses a name that comes
+        // twice, and cases ask for a name under two protocols.
+        let image = "registry.k8s.io/pause:3.10";
+        let mut containers = vec![json!({"name": "c", "image": image})];
+        for (i, port) in ports.into_iter().enumerate() {
+            containers.push(json!({"name": format!("c{i}"), "image": image, "ports": [port]}));
+        }
+        let mut spec = json!({"containers": containers});
         if let Some(spec) = spec.as_object_mut() {
             spec.extend(self.node.as_ref().map(|node| ("nodeName".to_owned(), node.as_str().into())));
             if self.host_network {
