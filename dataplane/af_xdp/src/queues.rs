@@ -149,6 +149,7 @@ impl Queues {
                 // By far most packets: one frame.
                 Some(frame) if !more && self.partial.is_none() && !self.broken => {
                     packets += 1;
+                    self.region.prefetch(&frame);
                     sink(FrameChain::single(frame));
                 }
                 frame => {
