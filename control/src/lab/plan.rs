@@ -171,7 +171,7 @@ pub fn choose_node(cluster: &Cluster, wanted: Option<&str>) -> Result<Option<Nod
 
 /// The lab of these documents.
 ///
-/// `kept` are the addresses of pods that are running now: they win over new assignments.
+/// `kept` are the addresses of pods that are running now: they win over new assignments, not over what documents say.
 #[must_use]
 pub fn plan(
     mut cluster: Cluster,
@@ -179,12 +179,12 @@ pub fn plan(
     externals: &[External],
     kept: &HashMap<String, Vec<IpAddr>>,
 ) -> Plan {
-    for (name, pod) in cluster.pods.iter_mut().filter(|(_, pod)| pod.is_subject()) {
-        for address in kept.get(&name.to_string()).into_iter().flatten() {
-            if pod.addresses.iter().all(|own| own.is_ipv4() != address.is_ipv4()) {
-                pod.addresses.push(*address);
-            }
-        }
+    let live = cluster.pods.values().filter(|pod| pod.is_subject());
+    let stated: BTreeSet<IpAddr> = live.flat_map(|pod| pod.addresses.iter().copied()).collect();
+    for (name, pod) in cluster.pods.iter_mut().filter(|(_, pod)| pod.is_subject() && pod.addresses.is_empty())
+    {
+        let running = kept.get(&name.to_string()).into_iter().flatten();
+        pod.addresses.extend(running.filter(|address| !stated.contains(address)));
     }
     manifest::assign_addresses(&mut cluster, node);
     let node_addresses = node
@@ -366,6 +366,19 @@ mod tests {
         let kept = HashMap::from([("shop/a".to_owned(), vec![IpAddr::from([10, 244, 3, 3])])]);
         let plan = plan(cluster([nameless]), None, &[], &kept);
         assert_eq!(plan.pods["shop/a"].addresses.first(), Some(&IpAddr::from([10, 244, 3, 3])));
+    }
+
+    #[test]
+    fn what_documents_say_of_addresses_wins_over_what_was() {
+        let nameless = Pod { addresses: Vec::new(), ..pod("b", 0) };
+        let kept = HashMap::from([
+            ("shop/a".to_owned(), vec![IpAddr::from([10, 0, 0, 9]), "fd00::9".parse().unwrap()]),
+            ("shop/b".to_owned(), vec![IpAddr::from([10, 0, 0, 1])]),
+        ]);
+        let plan = plan(cluster([pod("a", 1), nameless]), None, &[], &kept);
+        assert_eq!(plan.pods["shop/a"].addresses, [IpAddr::from([10, 0, 0, 1])]);
+        assert!(!plan.pods["shop/b"].addresses.is_empty());
+        assert!(!plan.pods["shop/b"].addresses.contains(&IpAddr::from([10, 0, 0, 1])));
     }
 
     #[test]
