@@ -21,6 +21,9 @@ use crate::oracle::{Connection, End, Oracle, Party};
 pub struct Case {
     /// Unique.
     pub id: String,
+    /// The cases of a group follow one another as changes of one cluster.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Where the expectations come from.
     #[serde(default)]
     pub source: String,
@@ -171,7 +174,13 @@ impl Case {
     /// Whether it is about ClusterNetworkPolicy, which is not served.
     #[must_use]
     pub fn is_of_cluster_network_policy(&self) -> bool {
-        self.id.starts_with("cnp/")
+        self.suite() == "cnp"
+    }
+
+    /// The first part of its id: the suite that it comes from.
+    #[must_use]
+    pub fn suite(&self) -> &str {
+        self.id.split('/').next().unwrap_or_default()
     }
 
     /// The pods that count.
@@ -221,6 +230,14 @@ impl Case {
 }
 
 impl CasePod {
+    /// Its addresses, the first one first.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut addresses: Vec<IpAddr> = self.ip.into_iter().collect();
+        addresses.extend(self.ips.iter().filter(|&ip| Some(*ip) != self.ip));
+        addresses
+    }
+
     fn manifest(&self) -> Value {
         let ports: Vec<Value> = self
             .ports
@@ -250,8 +267,7 @@ impl CasePod {
                 spec.insert("hostNetwork".to_owned(), true.into());
             }
         }
-        let mut addresses: Vec<IpAddr> = self.ip.into_iter().collect();
-        addresses.extend(self.ips.iter().filter(|&ip| Some(*ip) != self.ip));
+        let addresses = self.addresses();
         let mut status = json!({"phase": self.phase.as_deref().unwrap_or("Running")});
         if let (Some(status), Some(first)) = (status.as_object_mut(), addresses.first()) {
             status.insert("podIP".to_owned(), first.to_string().into());

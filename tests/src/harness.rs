@@ -262,6 +262,20 @@ impl Lab {
         run(&[&["timeout", "-k", "1", &seconds, "ip", "netns", "exec", netns], argv].concat())
     }
 
+    /// The gateway's MAC address as a pod knows it.
+    ///
+    /// # Panics
+    /// If the pod cannot find it out.
+    #[must_use]
+    pub fn gateway_mac(&self, netns: &str) -> [u8; 6] {
+        let _ = self.exec(netns, 3, &["ping", "-c", "1", "-W", "1", "169.254.1.1"]);
+        let said =
+            self.exec(netns, 3, &["ip", "-4", "neighbour", "show", "169.254.1.1"]).expect("neighbours");
+        let mac = said.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
+        podgate_control::netlink::parse_mac(mac.unwrap_or_else(|| panic!("no MAC address in {said:?}")))
+            .expect("a MAC address")
+    }
+
     /// Leaves a client running in a namespace; it ends with what is returned.
     ///
     /// # Panics

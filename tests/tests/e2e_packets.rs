@@ -31,14 +31,6 @@ fn v6(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The gateway's MAC address as a pod knows it.
-fn gateway_mac(lab: &Lab, netns: &str) -> [u8; 6] {
-    let _ = lab.exec(netns, 3, &["ping", "-c", "1", "-W", "1", "169.254.1.1"]);
-    let said = lab.exec(netns, 3, &["ip", "-4", "neighbour", "show", "169.254.1.1"]).expect("neighbours");
-    let mac = said.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
-    podgate_control::netlink::parse_mac(mac.unwrap_or_else(|| panic!("no MAC address in {said:?}"))).unwrap()
-}
-
 #[test]
 fn the_gateway_answers_its_neighbours() {
     if !enabled() {
@@ -73,7 +65,7 @@ fn a_source_that_is_not_its_own_is_dropped_and_counted() {
     }
     let lab = Lab::up(&[("pods.yaml", &pods())], &[]);
     let (web, db) = (Wire::open("web.shop"), Wire::open("db.shop"));
-    let gateway = gateway_mac(&lab, "web.shop");
+    let gateway = lab.gateway_mac("web.shop");
     let target = lab.addresses("db.shop");
     let own = lab.addresses("web.shop");
     let packet = |source: IpAddr, tag: &[u8]| {
@@ -110,7 +102,7 @@ fn sctp_is_judged_by_its_ports() {
     }
     let lab = Lab::up(&[("pods.yaml", &pods()), ("policy.yaml", SCTP_ONLY)], &[]);
     let (web, db) = (Wire::open("web.shop"), Wire::open("db.shop"));
-    let gateway = gateway_mac(&lab, "web.shop");
+    let gateway = lab.gateway_mac("web.shop");
     let (own, target) = (lab.addresses("web.shop"), lab.addresses("db.shop"));
     for family in [0, 1] {
         for (port, allowed) in [(38_412, true), (38_413, false)] {
