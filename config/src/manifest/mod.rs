@@ -104,7 +104,7 @@ pub struct Object {
 pub struct Decoded {
     /// Its valid objects, in order.
     pub objects: Vec<Object>,
-    /// What is wrong with it, in order.
+    /// What is wrong with it, in order; of very many, the first ones and one that stands for the rest.
     pub findings: Vec<Finding>,
     /// Documents and list items of kinds that are not ours, by kind.
     pub skipped: BTreeMap<String, usize>,

@@ -9,6 +9,9 @@ use super::{Finding, Severity};
 /// Characters of a part of a finding.
 const LONGEST: usize = 600;
 
+/// Findings of a file that are listed. A few bytes can make one, so a large file could fill the memory with them.
+pub(super) const MOST: usize = 1000;
+
 /// One object's findings.
 pub struct Reader<'a> {
     file: &'a str,
@@ -44,6 +47,26 @@ impl<'a> Reader<'a> {
     }
 
     fn add(&mut self, severity: Severity, field: &str, message: String) {
+        if self.findings.len() > MOST {
+            // The last one stands for the rest: an error among that must still make the file bad.
+            if let Some(rest) = self.findings.last_mut() {
+                rest.severity = rest.severity.min(severity);
+            }
+            return;
+        }
+        if self.findings.len() == MOST {
+            let message = format!("more is found than the {MOST} findings before this one; mend those first");
+            self.findings.push(Finding {
+                severity,
+                file: self.file.to_owned(),
+                document: self.document,
+                kind: String::new(),
+                name: String::new(),
+                field: String::new(),
+                message,
+            });
+            return;
+        }
         self.findings.push(Finding {
             severity,
             file: self.file.to_owned(),

@@ -659,3 +659,16 @@ fn the_example_is_valid_and_says_nothing_suspicious() {
     assert_eq!((cluster.namespaces.len(), cluster.pods.len(), cluster.policies.len()), (3, 6, 12));
     assert_eq!(review(&cluster), []);
 }
+
+#[test]
+fn what_is_found_beyond_a_thousand_is_one_finding() {
+    let warnings = "- {apiVersion: v1, kind: Namespace, metadata: {name: a, b: c}}\n".repeat(2000);
+    let text = format!("apiVersion: v1\nkind: List\nitems:\n{warnings}");
+    let decoded = decode("f", text.as_bytes());
+    assert_eq!(decoded.findings.len(), 1001);
+    assert!(decoded.findings.iter().all(|finding| finding.severity == Severity::Warning), "{decoded:?}");
+    // An error behind them all still spoils the file.
+    let decoded = decode("f", format!("{text}- {{apiVersion: v1, kind: Namespace}}\n").as_bytes());
+    assert_eq!(decoded.findings.len(), 1001);
+    assert_eq!(decoded.findings[1000].severity, Severity::Error);
+}
