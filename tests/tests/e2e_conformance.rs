@@ -22,7 +22,7 @@ use podgate_control::lab::probe::{Observed, Probe, connect_all};
 use podgate_tests::conformance::{Case, CaseEnd, CasePod, CaseProbe, Expect, outside_cases, own_cases};
 use podgate_tests::harness::{Lab, enabled, eventually};
 use podgate_tests::wire::{Wire, sctp_init};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How long silence has to last. What should have been answered and was not is tried again, with more of it.
 const PATIENCE: [Duration; 2] = [Duration::from_millis(400), Duration::from_millis(2500)];
@@ -125,19 +125,20 @@ fn replay(cases: &[Case]) {
     let lab = Lab::up(&[("empty.yaml", "")], &[]);
     let mut wrong = Vec::new();
     let mut probes = 0;
-    for case in cases {
-        change_to(&lab, case);
+    let mut source_ports = 20_000..;
+    for (number, case) in cases.iter().enumerate() {
+        change_to(&lab, case, number);
         let questions = questions(case);
         probes += questions.len();
         let denied_before = denied(&lab);
-        let mut arrived = ask(&lab, &questions, PATIENCE[0]);
+        let mut arrived = ask(&lab, &questions, PATIENCE[0], &mut source_ports);
         // A busy machine may be late, and nothing else: what is denied stays denied however long one waits.
         let late: Vec<usize> = (0..questions.len())
             .filter(|&i| questions[i].asked.expect == Expect::Allow && arrived[i] == Ok(false))
             .collect();
         if !late.is_empty() {
             let again: Vec<Question<'_>> = late.iter().map(|&i| questions_at(case, i)).collect();
-            for (i, answer) in late.into_iter().zip(ask(&lab, &again, PATIENCE[1])) {
+            for (i, answer) in late.into_iter().zip(ask(&lab, &again, PATIENCE[1], &mut source_ports)) {
                 arrived[i] = answer;
             }
         }
@@ -166,15 +167,17 @@ fn questions_at(case: &Case, place: usize) -> Question<'_> {
 }
 
 /// Makes the lab's cluster that of a case, and waits until it is so on every wire.
-fn change_to(lab: &Lab, case: &Case) {
+fn change_to(lab: &Lab, case: &Case, number: usize) {
     let file = lab.folder().join("case.json");
-    let manifests = case.manifests();
-    if fs::read_to_string(&file).is_ok_and(|before| before == manifests) {
-        return;
-    }
-    let published = generation(lab);
     let temporary = lab.folder().join(".case");
-    fs::write(&temporary, &manifests).expect("manifests written");
+    // A policy of no pods: it tells that what the gateway enforces was made of this file and not of the one before.
+    let mut marked = case.clone();
+    marked.policies.push(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": format!("case-{number}"), "namespace": "mark"}, "spec": {"podSelector": {}},
+    }));
+    let mark = format!("mark/case-{number}");
+    fs::write(&temporary, marked.manifests()).expect("manifests written");
     fs::rename(&temporary, &file).expect("manifests in place");
     let pods = case.current_pods();
     let wanted: BTreeMap<String, BTreeSet<IpAddr>> = pods
@@ -182,15 +185,11 @@ fn change_to(lab: &Lab, case: &Case) {
         .map(|pod| (format!("{}/{}", pod.ns, pod.name), pod.addresses().into_iter().collect()))
         .collect();
     eventually(&format!("{}: the lab is that of the case", case.id), || {
-        lab.is_ready() && generation(lab) > published && ports_that_are_up(lab) == wanted
+        let policies =
+            lab.status().and_then(|status| status["policies"].as_array().cloned()).unwrap_or_default();
+        let is_marked = policies.iter().any(|policy| policy["policy"] == mark.as_str());
+        is_marked && ports_that_are_up(lab) == wanted && lab.is_ready()
     });
-    // The lab adds pods one by one, and each is a generation of its own: the last one has to be in force too.
-    eventually("the last change is in force", || lab.is_ready());
-}
-
-fn generation(lab: &Lab) -> u64 {
-    let status = lab.status().unwrap_or_default();
-    status.get("generation_published").and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// Pods whose port passes packets, with their addresses.
@@ -211,7 +210,12 @@ fn denied(lab: &Lab) -> u64 {
 }
 
 /// Which of the probes arrive, all tried at the same time.
-fn ask(lab: &Lab, questions: &[Question<'_>], patience: Duration) -> Vec<Result<bool, String>> {
+fn ask(
+    lab: &Lab,
+    questions: &[Question<'_>],
+    patience: Duration,
+    source_ports: &mut impl Iterator<Item = u16>,
+) -> Vec<Result<bool, String>> {
     let by_socket = |question: &Question<'_>| {
         let port = match transport(question.asked)? {
             "TCP" => AnswerPort::Tcp(question.port),
@@ -225,7 +229,7 @@ fn ask(lab: &Lab, questions: &[Question<'_>], patience: Duration) -> Vec<Result<
     let mut observed = runtime.block_on(connect_all(&probes, patience)).into_iter();
     let inits: Vec<&Question<'_>> =
         questions.iter().filter(|question| by_socket(question).is_none()).collect();
-    let mut seen = send_inits(lab, &inits, patience).into_iter();
+    let mut seen = send_inits(lab, &inits, patience, source_ports).into_iter();
     questions
         .iter()
         .map(|question| match by_socket(question) {
@@ -241,8 +245,14 @@ fn ask(lab: &Lab, questions: &[Question<'_>], patience: Duration) -> Vec<Result<
         .collect()
 }
 
-/// Puts an INIT chunk on the wire for each, from a source port of its own, and says which come out at the other pod.
-fn send_inits(lab: &Lab, questions: &[&Question<'_>], patience: Duration) -> Vec<bool> {
+/// Puts an INIT chunk on the wire for each, and says which come out at the other pod. Each has a source port that none had
+/// before in this lab: an association of an earlier case must not answer for it.
+fn send_inits(
+    lab: &Lab,
+    questions: &[&Question<'_>],
+    patience: Duration,
+    source_ports: &mut impl Iterator<Item = u16>,
+) -> Vec<bool> {
     let names: BTreeSet<&str> =
         questions.iter().flat_map(|question| [question.from.as_str(), question.to.as_str()]).collect();
     let wires: BTreeMap<&str, Wire> = names.iter().map(|name| (*name, Wire::open(name))).collect();
@@ -250,7 +260,7 @@ fn send_inits(lab: &Lab, questions: &[&Question<'_>], patience: Duration) -> Vec
     let gateways: BTreeMap<&str, [u8; 6]> =
         sources.iter().map(|name| (*name, lab.gateway_mac(name))).collect();
     let packets: Vec<Vec<u8>> =
-        (0_u16..).zip(questions).map(|(i, question)| sctp_init(20_000 + i, question.port)).collect();
+        source_ports.zip(questions).map(|(source, question)| sctp_init(source, question.port)).collect();
     for (question, packet) in questions.iter().zip(&packets) {
         let (wire, gateway) = (&wires[question.from.as_str()], gateways[question.from.as_str()]);
         let ethernet = PacketBuilder::ethernet2(wire.mac, gateway);
