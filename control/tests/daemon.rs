@@ -313,8 +313,11 @@ fn a_bad_file_at_the_start_keeps_everything_closed_until_it_is_mended() {
     assert_eq!(node.ask(&["status"]).status.code(), Some(1));
     // What comes from the pods' own node is taken meanwhile.
     let from_node = || TcpStream::connect_timeout(&"10.244.0.2:9".parse().unwrap(), Duration::from_secs(1));
-    let answer = node.namespace.run(from_node).unwrap();
-    assert_eq!(answer.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{}", node.log());
+    let refused = |node: &Node| {
+        let answer = node.namespace.run(from_node).unwrap();
+        answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    };
+    node.wait("the kernel routes to pods again", refused);
 
     node.write("policy.yaml", &policy("{port: 80}"));
     node.wait("it is ready", ready);
@@ -352,8 +355,11 @@ fn ports_come_and_go_with_their_interfaces() {
     };
     node.wait("the host pair is made again", |node| host(node) && ready(node));
     let from_node = || TcpStream::connect_timeout(&"10.244.0.2:9".parse().unwrap(), Duration::from_secs(1));
-    let answer = node.namespace.run(from_node).unwrap();
-    assert_eq!(answer.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{}", node.log());
+    let refused = |node: &Node| {
+        let answer = node.namespace.run(from_node).unwrap();
+        answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    };
+    node.wait("the kernel routes to pods again", refused);
 
     assert!(node.ask(&["port", "remove", "--interface", "vb"]).status.success());
     assert!(!node.connects(80));

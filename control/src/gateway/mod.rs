@@ -44,6 +44,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::netlink::{Event, NeighbourKind, Netlink, Watch};
 use crate::ports::file::PortFile;
+use crate::ports::wires::HOST_KERNEL;
 use crate::source::SourceState;
 use crate::status::PortStatus;
 use crate::telemetry::metrics::Metrics;
@@ -294,6 +295,11 @@ impl Gateway {
         if let Some(index) = applied.gone {
             self.device_gone(index);
             self.mend_host_pair().await;
+        }
+        if applied.appeared.as_deref() == Some(HOST_KERNEL) {
+            // Routes went with the one before.
+            self.steered.clear();
+            self.note(true);
         }
         if let Some(name) = applied.appeared
             && self.ports.get(&name).is_some_and(|wanted| wanted.state.is_err())

@@ -330,14 +330,16 @@ impl Gateway {
         if wanted == self.steered {
             return;
         }
-        let result = match self.kernel.link(HOST_KERNEL).map(|link| link.index) {
-            Some(index) => self.route(index, &wanted).await,
-            None => {
-                tracing::error!(
-                    "{HOST_KERNEL} is gone: nothing reaches the pods from this node; start podgate again"
+        // Asked for, not taken from what the kernel has reported so far: that may still be the pair before this one.
+        let result = match self.netlink.link(HOST_KERNEL).await {
+            Ok(Some(link)) => self.route(link.index, &wanted).await,
+            Ok(None) => {
+                tracing::warn!(
+                    "{HOST_KERNEL} is gone: nothing reaches the pods from this node until it is back"
                 );
                 return;
             }
+            Err(error) => Err(error),
         };
         if let Err(error) = result {
             tracing::error!(%error, "the kernel does not route to all pods");
