@@ -45,10 +45,11 @@ drop_reasons! {
     SpoofedSource = "spoofed_source", "The source address does not belong behind the port the packet came in by.";
 
     // Connections.
-    StrayTcp = "stray_tcp", "TCP that belongs to no connection and does not open one.";
-    StraySctp = "stray_sctp", "SCTP that belongs to no association and does not open one.";
+    StrayTcp = "stray_tcp", "TCP that belongs to no connection and does not open one, or that its connection's state does not allow.";
+    StraySctp = "stray_sctp", "SCTP that belongs to no association and does not open one, or bears another verification tag.";
     StrayIcmpReply = "stray_icmp_reply", "An ICMP reply that nobody asked for.";
     IcmpErrorNoFlow = "icmp_error_no_flow", "An ICMP error about a connection that does not exist.";
+    TcpReset = "tcp_reset", "A TCP reset that its receiver would not believe: its numbers are not those of the connection.";
     FlowTableFull = "flow_table_full", "No room for another connection.";
 
     // Link layer.

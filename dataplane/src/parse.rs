@@ -61,6 +61,8 @@ pub struct Quoted {
     pub protocol: u8,
     /// What [`Headers::flow_ports`] of the quoted packet says.
     pub flow_ports: (u16, u16),
+    /// Sequence number of a TCP segment, host order.
+    pub sequence: Option<u32>,
 }
 
 /// Most IPv6 extension headers before the transport header. Two are common, four are all that RFC 8200
@@ -462,7 +464,9 @@ pub fn quoted(head: &[u8], headers: &Headers) -> Option<Quoted> {
         }
         _ => (0, 0),
     };
-    Some(Quoted { source, destination, protocol: number, flow_ports })
+    let sequence =
+        if number == protocol::TCP { Some(u32::from_be_bytes(array(transport, 4)?)) } else { None };
+    Some(Quoted { source, destination, protocol: number, flow_ports, sequence })
 }
 
 /// As [`extensions`], in a quoted packet: it was judged when it was sent, so only its ports are looked for.

@@ -49,14 +49,22 @@ impl From {
         frame
     }
 
-    /// A TCP segment with these flags: letters of `SAFRP`.
+    /// A TCP segment with these flags, letters of `SAFRP`, and numbers that fit a connection in which nothing was said yet: a
+    /// SYN of either end has 999, and everything else comes after both.
     #[must_use]
     pub fn tcp(&self, source: u16, destination: u16, flags: &str) -> Vec<u8> {
-        let mut step = self.ip().tcp(source, destination, 1000, 65_000);
+        let sequence = if flags.contains('S') { 999 } else { 1000 };
+        self.segment((source, destination), flags, sequence, 1000)
+    }
+
+    /// A TCP segment with these ports, flags, sequence and acknowledgement numbers.
+    #[must_use]
+    pub fn segment(&self, ports: (u16, u16), flags: &str, sequence: u32, acknowledgement: u32) -> Vec<u8> {
+        let mut step = self.ip().tcp(ports.0, ports.1, sequence, 65_000);
         for flag in flags.chars() {
             step = match flag {
                 'S' => step.syn(),
-                'A' => step.ack(1),
+                'A' => step.ack(acknowledgement),
                 'F' => step.fin(),
                 'R' => step.rst(),
                 'P' => step.psh(),
@@ -83,14 +91,27 @@ impl From {
         frame
     }
 
-    /// An SCTP packet with one chunk of this type and without data.
+    /// An SCTP packet with one chunk of this type and without data. Both ends choose the verification tag 1.
     #[must_use]
     pub fn sctp(&self, source: u16, destination: u16, chunk: u8) -> Vec<u8> {
+        self.sctp_tagged(source, destination, chunk, u32::from(chunk != 1))
+    }
+
+    /// As [`From::sctp`], with this verification tag.
+    #[must_use]
+    pub fn sctp_tagged(&self, source: u16, destination: u16, chunk: u8, tag: u32) -> Vec<u8> {
         let mut body = Vec::new();
         body.extend_from_slice(&source.to_be_bytes());
         body.extend_from_slice(&destination.to_be_bytes());
-        body.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0]);
-        body.extend_from_slice(&[chunk, 0, 0, 4]);
+        body.extend_from_slice(&tag.to_be_bytes());
+        body.extend_from_slice(&[0; 4]);
+        match chunk {
+            // INIT and INIT ACK: tag 1, window, one stream each way, TSN.
+            1 | 2 => {
+                body.extend_from_slice(&[chunk, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1])
+            }
+            _ => body.extend_from_slice(&[chunk, 0, 0, 4]),
+        }
         let crc = crc32c::crc32c(&body).to_le_bytes();
         body[8..12].copy_from_slice(&crc);
         self.other(132, &body)

@@ -433,6 +433,124 @@ fn an_established_connection_goes_on_if_asked_for_but_not_to_another_pod() {
 }
 
 #[test]
+fn a_handshake_is_followed_step_by_step() {
+    each(|mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        case.passes(a, &there.tcp(1000, 80, "S"), b);
+        case.drops(a, &there.tcp(1000, 80, "A"), DropReason::StrayTcp);
+        case.drops(b, &back.segment((80, 1000), "SA", 999, 5), DropReason::StrayTcp);
+        case.drops(b, &back.segment((80, 1000), "RA", 0, 5), DropReason::TcpReset);
+        case.passes(b, &back.tcp(80, 1000, "SA"), a);
+        case.passes(a, &there.tcp(1000, 80, "A"), b);
+        case.drops(b, &back.tcp(80, 1000, "F"), DropReason::StrayTcp);
+        case.rig.finish();
+    });
+}
+
+#[test]
+fn a_reset_ends_a_connection_only_with_its_numbers() {
+    each(|mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        for (from, frame, to) in [
+            (a, there.tcp(1000, 80, "S"), b),
+            (b, back.tcp(80, 1000, "SA"), a),
+            (a, there.tcp(1000, 80, "A"), b),
+        ] {
+            case.passes(from, &frame, to);
+        }
+        case.drops(b, &back.segment((80, 1000), "R", 900, 0), DropReason::TcpReset);
+        case.drops(b, &back.segment((80, 1000), "R", 200_000, 0), DropReason::TcpReset);
+        // Within the window: its receiver will challenge it, and nothing ends here.
+        case.passes(b, &back.segment((80, 1000), "R", 2000, 0), a);
+        case.rig.advance(Duration::from_secs(60));
+        case.passes(a, &there.tcp(1000, 80, "A"), b);
+        case.passes(b, &back.segment((80, 1000), "R", 1000, 0), a);
+        case.rig.advance(Duration::from_secs(11));
+        case.drops(a, &there.tcp(1000, 80, "A"), DropReason::StrayTcp);
+        case.rig.finish();
+    });
+}
+
+#[test]
+fn a_syn_against_the_direction_of_an_open_connection_is_judged_and_ends_nothing() {
+    each(|mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        case.policy(only_a_to_b());
+        for (from, frame, to) in [
+            (a, there.tcp(1000, 80, "S"), b),
+            (b, back.tcp(80, 1000, "SA"), a),
+            (a, there.tcp(1000, 80, "A"), b),
+        ] {
+            case.passes(from, &frame, to);
+        }
+        // a takes whatever comes, and its own stack will say that it has this connection.
+        case.passes(b, &back.segment((80, 1000), "S", 77, 0), a);
+        case.passes(a, &there.tcp(1000, 80, "A"), b);
+        case.passes(b, &back.tcp(80, 1000, "A"), a);
+        assert_eq!(case.rig.flows(), 1);
+        case.policy(NetworkPolicy { egress: None, ..deny_all(app("a")) });
+        case.drops(b, &back.segment((80, 1000), "S", 77, 0), DropReason::PolicyIngress);
+        case.passes(b, &back.tcp(80, 1000, "A"), a);
+        assert_eq!(case.rig.flows(), 1);
+        case.rig.finish();
+    });
+}
+
+#[test]
+fn a_syn_on_a_kept_connection_is_judged_for_itself() {
+    each_with(Established::Keep, |mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        for (from, frame, to) in [
+            (a, there.tcp(1000, 80, "S"), b),
+            (b, back.tcp(80, 1000, "SA"), a),
+            (a, there.tcp(1000, 80, "A"), b),
+        ] {
+            case.passes(from, &frame, to);
+        }
+        case.policy(deny_all(app("b")));
+        case.passes(a, &there.tcp(1000, 80, "A"), b);
+        case.drops(a, &there.segment((1000, 80), "S", 5_000_000, 0), DropReason::PolicyIngress);
+        case.passes(b, &back.tcp(80, 1000, "A"), a);
+        case.rig.finish();
+    });
+}
+
+#[test]
+fn an_icmp_error_must_quote_what_was_sent() {
+    each(|mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        let syn = there.tcp(1000, 80, "S");
+        case.passes(a, &syn, b);
+        let forged = there.segment((1000, 80), "S", 123_456, 0);
+        case.drops(b, &back.unreachable(&forged), DropReason::IcmpErrorNoFlow);
+        case.passes(b, &back.unreachable(&syn), a);
+        case.rig.finish();
+    });
+}
+
+#[test]
+fn sctp_packets_bear_the_tag_of_their_association() {
+    each(|mut case| {
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        case.passes(a, &there.sctp(1000, 38_412, 1), b);
+        case.drops(a, &there.sctp(1000, 38_412, 0), DropReason::StraySctp);
+        case.passes(b, &back.sctp(38_412, 1000, 2), a);
+        case.passes(a, &there.sctp(1000, 38_412, 10), b);
+        case.passes(b, &back.sctp(38_412, 1000, 11), a);
+        for chunk in [0, 4, 6, 7] {
+            case.drops(b, &back.sctp_tagged(38_412, 1000, chunk, 2), DropReason::StraySctp);
+        }
+        // A heartbeat and its answer, then the end.
+        case.passes(b, &back.sctp(38_412, 1000, 4), a);
+        case.passes(a, &there.sctp(1000, 38_412, 5), b);
+        case.passes(b, &back.sctp(38_412, 1000, 6), a);
+        case.rig.advance(Duration::from_secs(11));
+        case.drops(a, &there.sctp(1000, 38_412, 0), DropReason::StraySctp);
+        case.rig.finish();
+    });
+}
+
+#[test]
 fn what_is_closed_stops_kept_connections_too() {
     each_with(Established::Keep, |mut case| {
         let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
@@ -630,6 +748,7 @@ fn a_full_table_refuses_new_connections_and_keeps_open_ones() {
     for port in 0..4 {
         case.passes(a, &there.tcp(1000 + port, 80, "S"), b);
         case.passes(b, &back.tcp(80, 1000 + port, "SA"), a);
+        case.passes(a, &there.tcp(1000 + port, 80, "A"), b);
     }
     case.drops(a, &there.tcp(2000, 80, "S"), DropReason::FlowTableFull);
     case.passes(a, &there.tcp(1000, 80, "A"), b);

@@ -107,6 +107,8 @@ pub struct Settings {
     pub ring_size: u32,
     /// `flows`.
     pub flows: u32,
+    /// `tcp_timeout_syn_sent` and the others.
+    pub timeouts: Timeouts,
     /// `limit_pods`.
     pub limit_pods: usize,
     /// `limit_atoms`.
@@ -121,6 +123,54 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// `log_levels`.
     pub log_levels: String,
+}
+
+/// How long a connection may be silent in each of its states, in seconds. Names and defaults are those of Linux's
+/// connection tracking (Documentation/networking/nf_conntrack-sysctl.rst) where it has the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the settings' own, and the table says what each means")]
+pub struct Timeouts {
+    pub tcp_timeout_syn_sent: u32,
+    pub tcp_timeout_syn_recv: u32,
+    pub tcp_timeout_established: u32,
+    pub tcp_timeout_fin_wait: u32,
+    pub tcp_timeout_close_wait: u32,
+    pub tcp_timeout_last_ack: u32,
+    pub tcp_timeout_time_wait: u32,
+    pub tcp_timeout_close: u32,
+    pub udp_timeout: u32,
+    pub udp_timeout_stream: u32,
+    pub sctp_timeout_cookie_wait: u32,
+    pub sctp_timeout_cookie_echoed: u32,
+    pub sctp_timeout_established: u32,
+    pub sctp_timeout_shutdown: u32,
+    pub sctp_timeout_closed: u32,
+    pub icmp_timeout: u32,
+    pub generic_timeout: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_timeout_syn_sent: 120,
+            tcp_timeout_syn_recv: 60,
+            tcp_timeout_established: 432_000,
+            tcp_timeout_fin_wait: 120,
+            tcp_timeout_close_wait: 60,
+            tcp_timeout_last_ack: 30,
+            tcp_timeout_time_wait: 120,
+            tcp_timeout_close: 10,
+            udp_timeout: 30,
+            udp_timeout_stream: 120,
+            sctp_timeout_cookie_wait: 3,
+            sctp_timeout_cookie_echoed: 3,
+            sctp_timeout_established: 210,
+            sctp_timeout_shutdown: 3,
+            sctp_timeout_closed: 10,
+            icmp_timeout: 30,
+            generic_timeout: 600,
+        }
+    }
 }
 
 /// Where a value came from.

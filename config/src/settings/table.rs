@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Established, Idle, LogFormat, OnExit, PortSetting, Settings};
+use super::{Established, Idle, LogFormat, OnExit, PortSetting, Settings, Timeouts};
 use crate::manifest::yaml::{self, Value};
 use crate::model::{NodeName, ObjectName};
 
@@ -44,6 +44,7 @@ impl Default for Settings {
             frames: 131_072,
             ring_size: 2048,
             flows: 262_144,
+            timeouts: Timeouts::default(),
             limit_pods: 1 << 17,
             limit_atoms: 1 << 16,
             limit_rows: 1 << 17,
@@ -101,6 +102,24 @@ macro_rules! count {
             .parse()
             .ok()
             .filter(|number| ($min..=$max).contains(number)))
+    };
+}
+
+/// How long a connection may be silent in one of its states.
+macro_rules! silence {
+    ($key:ident, $state:expr) => {
+        Setting {
+            key: stringify!($key),
+            help: concat!($state, ": how long such a connection may be silent"),
+            expected: "seconds, at least 1",
+            list: false,
+            get: |settings| settings.timeouts.$key.to_string(),
+            set: |settings, items| {
+                let text = items.first().map(String::as_str).unwrap_or_default();
+                settings.timeouts.$key = text.parse().ok().filter(|seconds| *seconds > 0).ok_or(())?;
+                Ok(())
+            },
+        }
     };
 }
 
@@ -257,6 +276,23 @@ pub static TABLE: &[Setting] = &[
         16_777_216,
         "Connections that each worker remembers at most"
     ),
+    silence!(tcp_timeout_syn_sent, "TCP: a SYN was seen"),
+    silence!(tcp_timeout_syn_recv, "TCP: it was answered"),
+    silence!(tcp_timeout_established, "TCP: the handshake is over"),
+    silence!(tcp_timeout_fin_wait, "TCP: one end is done"),
+    silence!(tcp_timeout_close_wait, "TCP: the other end has acknowledged that"),
+    silence!(tcp_timeout_last_ack, "TCP: both ends are done"),
+    silence!(tcp_timeout_time_wait, "TCP: both have acknowledged that"),
+    silence!(tcp_timeout_close, "TCP: it was reset"),
+    silence!(udp_timeout, "UDP: no answer yet"),
+    silence!(udp_timeout_stream, "UDP: packets went both ways"),
+    silence!(sctp_timeout_cookie_wait, "SCTP: an INIT was seen"),
+    silence!(sctp_timeout_cookie_echoed, "SCTP: the cookie went back"),
+    silence!(sctp_timeout_established, "SCTP: the cookie was taken"),
+    silence!(sctp_timeout_shutdown, "SCTP: one end ends it"),
+    silence!(sctp_timeout_closed, "SCTP: it is over"),
+    silence!(icmp_timeout, "ICMP and ICMPv6 queries"),
+    silence!(generic_timeout, "Every other protocol"),
     count!(
         limit_pods,
         "a number from 1 to 1048576",

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use podgate_config::settings::{
     self, Effective, Established, Idle, LogFormat, OnExit, Origin, Settings, SettingsError,
 };
+use podgate_dataplane::flow::Timeouts;
 use serde::Serialize;
 
 use super::args::{ConfigArgs, RunArgs, SettingsArgs};
@@ -105,6 +107,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         spin: settings.idle == Idle::Spin,
         keep_established: settings.established == Established::Keep,
         flows: settings.flows as usize,
+        timeouts: timeouts(&settings.timeouts),
         frames: settings.frames,
         ring_size: settings.ring_size,
         limits: Limits {
@@ -117,6 +120,29 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         open_on_exit: settings.on_exit == OnExit::Open,
     };
     Ok(DaemonOptions { gateway, socket: settings.socket, metrics: settings.metrics_bind_address })
+}
+
+fn timeouts(settings: &settings::Timeouts) -> Timeouts {
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    Timeouts {
+        tcp_timeout_syn_sent: seconds(settings.tcp_timeout_syn_sent),
+        tcp_timeout_syn_recv: seconds(settings.tcp_timeout_syn_recv),
+        tcp_timeout_established: seconds(settings.tcp_timeout_established),
+        tcp_timeout_fin_wait: seconds(settings.tcp_timeout_fin_wait),
+        tcp_timeout_close_wait: seconds(settings.tcp_timeout_close_wait),
+        tcp_timeout_last_ack: seconds(settings.tcp_timeout_last_ack),
+        tcp_timeout_time_wait: seconds(settings.tcp_timeout_time_wait),
+        tcp_timeout_close: seconds(settings.tcp_timeout_close),
+        udp_timeout: seconds(settings.udp_timeout),
+        udp_timeout_stream: seconds(settings.udp_timeout_stream),
+        sctp_timeout_cookie_wait: seconds(settings.sctp_timeout_cookie_wait),
+        sctp_timeout_cookie_echoed: seconds(settings.sctp_timeout_cookie_echoed),
+        sctp_timeout_established: seconds(settings.sctp_timeout_established),
+        sctp_timeout_shutdown: seconds(settings.sctp_timeout_shutdown),
+        sctp_timeout_closed: seconds(settings.sctp_timeout_closed),
+        icmp_timeout: seconds(settings.icmp_timeout),
+        generic_timeout: seconds(settings.generic_timeout),
+    }
 }
 
 /// The workers' CPUs: as many as there shall be workers, out of those named or those that the process may use.
@@ -133,4 +159,14 @@ fn cores(settings: &Settings) -> anyhow::Result<Vec<usize>> {
         named.len()
     );
     Ok(named.into_iter().take(workers).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_defaults_are_the_data_planes() {
+        assert_eq!(timeouts(&settings::Timeouts::default()), Timeouts::default());
+    }
 }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use podgate_config::model::NodeName;
+use podgate_dataplane::flow::Timeouts;
 
 use crate::admin::protocol::PortSpec;
 use crate::compiler::Limits;
@@ -38,6 +39,8 @@ pub struct Options {
     pub keep_established: bool,
     /// Connections that a worker can hold.
     pub flows: usize,
+    /// How long those may be silent.
+    pub timeouts: Timeouts,
     /// Frames of the packet memory, 4096 bytes each.
     pub frames: u32,
     /// Entries of each ring of a socket.

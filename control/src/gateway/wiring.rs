@@ -62,6 +62,7 @@ fn engine_config(options: &Options) -> EngineConfig {
     let random = RandomState::new();
     let worker = WorkerSettings {
         flows: options.flows,
+        timeouts: options.timeouts,
         established: if options.keep_established { Established::Keep } else { Established::Recheck },
         seed: [0u8, 1, 2, 3].map(|number| random.hash_one(number)),
         frames: WORKER_FRAMES,

@@ -3,20 +3,24 @@
 use std::time::Duration;
 
 use crate::clock::Instant64;
+use crate::drop_reason::DropReason;
 use crate::flow::key::{FlowKey, Heading, Tuple};
-use crate::packet::{Headers, PortId, Role, TcpFlags, Transport, protocol};
+use crate::flow::sctp::{Chunk, SctpState, SctpTrack};
+use crate::flow::tcp::{Segment, TcpState, TcpTrack};
+use crate::packet::{Headers, PortId, Transport, protocol};
+use crate::parse::Quoted;
 use crate::policy::Judgement;
 use crate::snapshot::Mac;
 
-/// How far a connection has come. Decides how long it may be silent, and whether it may be evicted.
+/// How far a connection has come. Decides whether it may be evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Class {
-    /// Nobody has answered yet.
+    /// It is not established: nobody has answered yet, or the handshake is not over.
     Embryonic = 0,
-    /// Packets went both ways.
+    /// It is established, or packets went both ways.
     Open = 1,
-    /// One end has said that it is over (FIN, RST, SHUTDOWN or ABORT).
+    /// It is over, but for packets that are still on their way.
     Closing = 2,
 }
 
@@ -25,46 +29,67 @@ impl Class {
     pub const COUNT: usize = 3;
 }
 
-/// How long a connection may be silent, by protocol and class. Defaults and names after Linux's conntrack
-/// (Documentation/networking/nf_conntrack-sysctl.rst).
+/// How long a connection may be silent, by protocol and state. Defaults and names after Linux's conntrack
+/// (Documentation/networking/nf_conntrack-sysctl.rst, `nf_conntrack_` left out).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// TCP, no answer yet (`nf_conntrack_tcp_timeout_syn_sent`).
-    pub tcp_syn_sent: Duration,
-    /// TCP, open (`nf_conntrack_tcp_timeout_established`).
-    pub tcp_established: Duration,
-    /// TCP after FIN or RST (`nf_conntrack_tcp_timeout_fin_wait`).
-    pub tcp_closing: Duration,
-    /// UDP, no answer yet (`nf_conntrack_udp_timeout`).
-    pub udp: Duration,
-    /// UDP, both ways (`nf_conntrack_udp_timeout_stream`).
-    pub udp_stream: Duration,
-    /// SCTP, no answer yet (`nf_conntrack_sctp_timeout_cookie_wait`).
-    pub sctp_opening: Duration,
-    /// SCTP, open (`nf_conntrack_sctp_timeout_established`).
-    pub sctp_established: Duration,
-    /// SCTP after SHUTDOWN or ABORT (`nf_conntrack_sctp_timeout_closed`).
-    pub sctp_closing: Duration,
-    /// ICMP and ICMPv6 queries (`nf_conntrack_icmp_timeout`).
-    pub icmp: Duration,
-    /// Every other protocol (`nf_conntrack_generic_timeout`).
-    pub generic: Duration,
+    /// [`TcpState::SynSent`].
+    pub tcp_timeout_syn_sent: Duration,
+    /// [`TcpState::SynReceived`].
+    pub tcp_timeout_syn_recv: Duration,
+    /// [`TcpState::Established`].
+    pub tcp_timeout_established: Duration,
+    /// [`TcpState::FinWait`].
+    pub tcp_timeout_fin_wait: Duration,
+    /// [`TcpState::CloseWait`].
+    pub tcp_timeout_close_wait: Duration,
+    /// [`TcpState::LastAck`].
+    pub tcp_timeout_last_ack: Duration,
+    /// [`TcpState::TimeWait`].
+    pub tcp_timeout_time_wait: Duration,
+    /// [`TcpState::Closed`].
+    pub tcp_timeout_close: Duration,
+    /// UDP, no answer yet.
+    pub udp_timeout: Duration,
+    /// UDP, both ways.
+    pub udp_timeout_stream: Duration,
+    /// [`SctpState::CookieWait`].
+    pub sctp_timeout_cookie_wait: Duration,
+    /// [`SctpState::CookieEchoed`].
+    pub sctp_timeout_cookie_echoed: Duration,
+    /// [`SctpState::Established`].
+    pub sctp_timeout_established: Duration,
+    /// [`SctpState::Shutdown`].
+    pub sctp_timeout_shutdown: Duration,
+    /// [`SctpState::Closed`].
+    pub sctp_timeout_closed: Duration,
+    /// ICMP and ICMPv6 queries.
+    pub icmp_timeout: Duration,
+    /// Every other protocol.
+    pub generic_timeout: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
-            tcp_syn_sent: seconds(120),
-            tcp_established: seconds(432_000),
-            tcp_closing: seconds(120),
-            udp: seconds(30),
-            udp_stream: seconds(120),
-            sctp_opening: seconds(3),
-            sctp_established: seconds(210),
-            sctp_closing: seconds(10),
-            icmp: seconds(30),
-            generic: seconds(600),
+            tcp_timeout_syn_sent: seconds(120),
+            tcp_timeout_syn_recv: seconds(60),
+            tcp_timeout_established: seconds(432_000),
+            tcp_timeout_fin_wait: seconds(120),
+            tcp_timeout_close_wait: seconds(60),
+            tcp_timeout_last_ack: seconds(30),
+            tcp_timeout_time_wait: seconds(120),
+            tcp_timeout_close: seconds(10),
+            udp_timeout: seconds(30),
+            udp_timeout_stream: seconds(120),
+            sctp_timeout_cookie_wait: seconds(3),
+            sctp_timeout_cookie_echoed: seconds(3),
+            sctp_timeout_established: seconds(210),
+            sctp_timeout_shutdown: seconds(3),
+            sctp_timeout_closed: seconds(10),
+            icmp_timeout: seconds(30),
+            generic_timeout: seconds(600),
         }
     }
 }
@@ -72,17 +97,80 @@ impl Default for Timeouts {
 impl Timeouts {
     /// That of an entry.
     pub(super) fn of(&self, flow: &Flow) -> Duration {
-        match (flow.original.protocol, flow.class()) {
-            (protocol::TCP, Class::Embryonic) => self.tcp_syn_sent,
-            (protocol::TCP, Class::Open) => self.tcp_established,
-            (protocol::TCP, Class::Closing) => self.tcp_closing,
-            (protocol::UDP, Class::Embryonic) => self.udp,
-            (protocol::UDP, _) => self.udp_stream,
-            (protocol::SCTP, Class::Embryonic) => self.sctp_opening,
-            (protocol::SCTP, Class::Open) => self.sctp_established,
-            (protocol::SCTP, Class::Closing) => self.sctp_closing,
-            (protocol::ICMP | protocol::ICMPV6, _) => self.icmp,
-            _ => self.generic,
+        match flow.progress {
+            Progress::Tcp(track) => match track.state() {
+                TcpState::SynSent => self.tcp_timeout_syn_sent,
+                TcpState::SynReceived => self.tcp_timeout_syn_recv,
+                TcpState::Established => self.tcp_timeout_established,
+                TcpState::FinWait => self.tcp_timeout_fin_wait,
+                TcpState::CloseWait => self.tcp_timeout_close_wait,
+                TcpState::LastAck => self.tcp_timeout_last_ack,
+                TcpState::TimeWait => self.tcp_timeout_time_wait,
+                TcpState::Closed => self.tcp_timeout_close,
+            },
+            Progress::Sctp(track) => match track.state() {
+                SctpState::CookieWait => self.sctp_timeout_cookie_wait,
+                SctpState::CookieEchoed => self.sctp_timeout_cookie_echoed,
+                SctpState::Established => self.sctp_timeout_established,
+                SctpState::Shutdown => self.sctp_timeout_shutdown,
+                SctpState::Closed => self.sctp_timeout_closed,
+            },
+            Progress::Plain { answered } => match (flow.original.protocol, answered) {
+                (protocol::UDP, false) => self.udp_timeout,
+                (protocol::UDP, true) => self.udp_timeout_stream,
+                (protocol::ICMP | protocol::ICMPV6, _) => self.icmp_timeout,
+                _ => self.generic_timeout,
+            },
+        }
+    }
+}
+
+/// What a packet tells of its connection's progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// A TCP segment.
+    Tcp(Segment),
+    /// The first chunk of an SCTP packet.
+    Sctp(Chunk),
+    /// Nothing but that it is there.
+    Plain,
+}
+
+impl Evidence {
+    /// Of a packet. `head` is its first frame, from the Ethernet header on. `None` if it ends too early to tell.
+    #[inline]
+    #[must_use]
+    pub fn of(head: &[u8], headers: &Headers) -> Option<Self> {
+        match headers.transport {
+            Transport::Tcp(flags) => Segment::of(head, headers, flags).map(Self::Tcp),
+            Transport::Sctp { .. } => Chunk::of(head, headers).map(Self::Sctp),
+            _ => Some(Self::Plain),
+        }
+    }
+}
+
+/// How far a connection has come, by protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// TCP.
+    Tcp(TcpTrack),
+    /// SCTP.
+    Sctp(SctpTrack),
+    /// Protocols that know no connections.
+    Plain {
+        /// A packet of the reply direction was seen.
+        answered: bool,
+    },
+}
+
+impl Progress {
+    /// Of a connection that such a packet opens.
+    #[must_use]
+    pub fn open(evidence: &Evidence) -> Self {
+        match evidence {
+            Evidence::Tcp(syn) => Self::Tcp(TcpTrack::open(syn)),
+            Evidence::Sctp(init) => Self::Sctp(SctpTrack::open(init)),
+            Evidence::Plain => Self::Plain { answered: false },
         }
     }
 }
@@ -136,10 +224,8 @@ pub struct Flow {
     pub hops: [Hop; 2],
     /// When a packet of either direction was seen last.
     pub last_seen: Instant64,
-    /// A packet of the reply direction was seen.
-    pub answered: bool,
-    /// An end said that it is over.
-    pub ended: bool,
+    /// How far it has come.
+    pub progress: Progress,
 }
 
 impl Flow {
@@ -147,10 +233,11 @@ impl Flow {
     #[inline]
     #[must_use]
     pub fn class(&self) -> Class {
-        match (self.ended, self.answered) {
-            (true, _) => Class::Closing,
-            (false, true) => Class::Open,
-            (false, false) => Class::Embryonic,
+        match self.progress {
+            Progress::Tcp(track) => track.class(),
+            Progress::Sctp(track) => track.class(),
+            Progress::Plain { answered: true } => Class::Open,
+            Progress::Plain { answered: false } => Class::Embryonic,
         }
     }
 
@@ -172,33 +259,43 @@ impl Flow {
         }
     }
 
-    /// Takes note of a packet that goes through.
+    /// Takes note of a packet that matches the entry.
+    ///
+    /// # Errors
+    /// Why its connection does not allow it. Nothing has changed then.
     #[inline]
-    pub fn see(&mut self, side: Side, headers: &Headers, now: Instant64) {
+    pub fn see(&mut self, side: Side, evidence: &Evidence, now: Instant64) -> Result<(), DropReason> {
+        match (&mut self.progress, evidence) {
+            (Progress::Tcp(track), Evidence::Tcp(segment)) => track.see(side, segment)?,
+            (Progress::Sctp(track), Evidence::Sctp(chunk)) => track.see(side, chunk)?,
+            (Progress::Plain { answered }, _) => *answered |= side == Side::Reply,
+            // The protocol is part of the key.
+            _ => {}
+        }
         self.last_seen = now;
-        self.answered |= side == Side::Reply;
-        self.ended |= ends(headers);
+        Ok(())
     }
 
-    /// May this packet, which matches the entry, only be judged for itself? It opens a connection of its own: the other way,
-    /// or over one that is closing.
+    /// May an end have sent the packet that an ICMP error quotes, as far as the quote tells?
+    #[must_use]
+    pub fn may_have_sent(&self, side: Side, quoted: &Quoted) -> bool {
+        match (self.progress, quoted.sequence) {
+            (Progress::Tcp(track), Some(sequence)) => track.may_have_sent(side, sequence),
+            _ => true,
+        }
+    }
+
+    /// A packet that opens connections and goes this way: does it find none here that it could belong to? Then it is judged
+    /// for itself, and takes the entry's place if it is admitted.
     #[inline]
     #[must_use]
-    pub fn is_superseded_by(&self, side: Side, headers: &Headers) -> bool {
-        headers.role() == Role::Any
-            && matches!(headers.transport, Transport::Tcp(_) | Transport::Sctp { .. })
-            && (side == Side::Reply || self.ended)
-    }
-}
-
-/// Does this packet say that its connection is over?
-#[inline]
-fn ends(headers: &Headers) -> bool {
-    const ABORT: u8 = 6;
-    const SHUTDOWN: u8 = 7;
-    match headers.transport {
-        Transport::Tcp(flags) => flags.0 & (TcpFlags::FIN | TcpFlags::RST) != 0,
-        Transport::Sctp { chunk } => matches!(chunk, ABORT | SHUTDOWN),
-        _ => false,
+    pub fn gives_way(&self, side: Side) -> bool {
+        match self.progress {
+            Progress::Tcp(track) => track.gives_way_to_syn(side),
+            Progress::Sctp(track) => {
+                track.class() == Class::Closing || track.class() == Class::Embryonic && side == Side::Reply
+            }
+            Progress::Plain { .. } => false,
+        }
     }
 }

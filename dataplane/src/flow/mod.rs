@@ -6,7 +6,9 @@
 //!
 //! What is guaranteed:
 //! - Both directions of a connection find one entry ([`FlowKey`]), and say which direction a packet goes.
-//! - A full table refuses new connections unless an embryonic one (nobody has answered yet) can go, the oldest first. An
+//! - How far a connection has come is followed exactly ([`TcpTrack`], [`SctpTrack`]), and a packet that its state does not
+//!   allow does not pass.
+//! - A full table refuses new connections unless an embryonic one (not established yet) can go, the oldest first. An
 //!   open connection is never evicted.
 //! - Aging costs a fixed number of steps a turn ([`FlowTable::age`]), however many entries there are. So it may come late,
 //!   most of all while a worker sleeps, and whoever finds an entry asks whether its time is over ([`FlowTable::is_expired`]).
@@ -17,9 +19,13 @@
 
 mod entry;
 mod key;
+mod sctp;
+mod tcp;
 
-pub use entry::{Class, Flow, Hop, Side, Timeouts};
+pub use entry::{Class, Evidence, Flow, Hop, Progress, Side, Timeouts};
 pub use key::{FlowKey, Heading, Tuple, pair};
+pub use sctp::{Chunk, SctpState, SctpTrack};
+pub use tcp::{Segment, TcpState, TcpTrack};
 
 use std::collections::VecDeque;
 

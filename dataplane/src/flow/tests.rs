@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::packet::{Headers, PortId, Role, TcpFlags, Transport, protocol};
+use crate::packet::{PortId, Role, protocol};
 use crate::policy::Judgement;
 
 fn tuple(number: u32) -> Tuple {
@@ -34,8 +34,7 @@ fn flow(tuple: Tuple, now: u64) -> Flow {
         judgement: Judgement { egress: None, ingress: None },
         hops: [hop, hop],
         last_seen: Instant64::from_nanos(now),
-        answered: false,
-        ended: false,
+        progress: Progress::Plain { answered: false },
     }
 }
 
@@ -45,6 +44,10 @@ fn table(capacity: usize) -> FlowTable {
 
 fn seconds(seconds: u64) -> Instant64 {
     Instant64::from_nanos(seconds * 1_000_000_000)
+}
+
+fn answer(table: &mut FlowTable, id: FlowId) {
+    table.get_mut(id).unwrap().progress = Progress::Plain { answered: true };
 }
 
 fn find(table: &FlowTable, tuple: &Tuple) -> Option<FlowId> {
@@ -99,13 +102,13 @@ fn families_do_not_mix() {
 fn the_oldest_embryonic_connection_goes_and_an_open_one_never() {
     let mut table = table(3);
     let ids: Vec<FlowId> = (0..3).map(|n| table.insert(flow(tuple(n), 0)).unwrap()).collect();
-    table.get_mut(ids[0]).unwrap().answered = true;
+    answer(&mut table, ids[0]);
     table.insert(flow(tuple(3), 0)).unwrap();
     assert!(find(&table, &tuple(0)).is_some(), "open");
     assert!(find(&table, &tuple(1)).is_none(), "the oldest embryonic one");
     for n in [2, 3] {
         let id = find(&table, &tuple(n)).unwrap();
-        table.get_mut(id).unwrap().answered = true;
+        answer(&mut table, id);
     }
     assert_eq!(table.insert(flow(tuple(4), 0)), Err(Full));
     assert_eq!(table.len(), 3);
@@ -119,7 +122,7 @@ fn silence_ends_a_connection_by_the_time_of_its_class() {
     table.insert(flow(embryonic, 0)).unwrap();
     let open = tuple(2);
     let id = table.insert(flow(open, 0)).unwrap();
-    table.get_mut(id).unwrap().answered = true;
+    answer(&mut table, id);
     table.age(seconds(29), 12);
     assert_eq!(table.len(), 2);
     table.age(seconds(31), 12);
@@ -128,32 +131,6 @@ fn silence_ends_a_connection_by_the_time_of_its_class() {
     table.age(seconds(121), 12);
     assert!(table.is_empty());
     assert_eq!(table.counts().expired, 2);
-}
-
-#[test]
-fn a_new_syn_the_other_way_or_after_the_end_is_a_connection_of_its_own() {
-    let mut entry = flow(Tuple { protocol: protocol::TCP, ..tuple(1) }, 0);
-    let with = |flags| Headers {
-        source: entry.original.source,
-        destination: entry.original.destination,
-        source_port: 1000,
-        destination_port: 80,
-        protocol: protocol::TCP,
-        hop_limit: 64,
-        transport_offset: 34,
-        packet_len: 54,
-        transport: Transport::Tcp(TcpFlags(flags)),
-    };
-    let (syn, syn_ack, fin) =
-        (with(TcpFlags::SYN), with(TcpFlags::SYN | TcpFlags::ACK), with(TcpFlags::FIN | TcpFlags::ACK));
-    assert!(!entry.is_superseded_by(Side::Original, &syn), "sent again");
-    assert!(entry.is_superseded_by(Side::Reply, &syn));
-    assert!(!entry.is_superseded_by(Side::Reply, &syn_ack));
-    entry.see(Side::Reply, &syn_ack, seconds(1));
-    assert_eq!(entry.class(), Class::Open);
-    entry.see(Side::Original, &fin, seconds(2));
-    assert_eq!(entry.class(), Class::Closing);
-    assert!(entry.is_superseded_by(Side::Original, &syn));
 }
 
 proptest! {
@@ -182,7 +159,7 @@ proptest! {
                 (3, Some(id)) => {
                     let entry = table.get_mut(id).unwrap();
                     entry.last_seen = Instant64::from_nanos(now);
-                    entry.answered = true;
+                    entry.progress = Progress::Plain { answered: true };
                     model.insert(number, (now, true));
                 }
                 (4, _) => {

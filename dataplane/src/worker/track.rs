@@ -4,7 +4,7 @@ use super::route::{Opening, Refusal, Way, decide, identities};
 use super::{Established, Worker};
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
-use crate::flow::{Flow, FlowId, FlowKey, Heading, Hop, Side, Tuple};
+use crate::flow::{Evidence, Flow, FlowId, FlowKey, Heading, Hop, Progress, Side, Tuple};
 use crate::packet::{Packet, PortKind, Role, Transport};
 use crate::parse::quoted;
 use crate::policy::Judgement;
@@ -24,12 +24,16 @@ impl<C: Clock> Worker<C> {
             return self.related(snapshot, packet, now);
         }
         let tuple = Tuple::of(headers);
+        let evidence =
+            Evidence::of(packet.frames.data(&self.region), headers).ok_or(DropReason::TransportHeader)?;
         let (key, heading) = FlowKey::of(&tuple, role);
         let hash = self.flows.hash(&key);
         let known = self.find_live(hash, &key, now);
         let side = known.and_then(|id| self.flows.get(id)).map(|flow| flow.side(heading));
+        // A SYN or an INIT, which may be another connection's than the one it finds.
+        let opens = role == Role::Any && evidence != Evidence::Plain;
         match (known, side) {
-            (Some(id), Some(side)) if !self.is_superseded(id, side, packet) => {
+            (Some(id), Some(side)) if !(opens && self.gives_way(id, side)) => {
                 match self.revalidate(snapshot, id) {
                     Ok(()) => {}
                     // The old connection is over. What may open one is judged for itself, rather than lost with it; in the
@@ -39,12 +43,16 @@ impl<C: Clock> Worker<C> {
                             && self.flows.get(id).is_none()
                             && (refusal.reason != DropReason::PolicyRevoked || side == Side::Reply) =>
                     {
-                        return self.open(snapshot, packet, tuple, (key, heading), None, now);
+                        return self.open(snapshot, packet, (tuple, evidence), (key, heading), None, now);
                     }
                     Err(refusal) => return Err(refusal),
                 }
+                if opens {
+                    // Whatever the connection may do: this asks for another one.
+                    self.judge_opening(snapshot, packet, &tuple)?;
+                }
                 let flow = self.flows.get_mut(id).ok_or(DropReason::PortGone)?;
-                flow.see(side, headers, now);
+                flow.see(side, &evidence, now)?;
                 Ok(flow.hop(side))
             }
             _ => match role {
@@ -54,7 +62,7 @@ impl<C: Clock> Worker<C> {
                 Role::Established => Err(DropReason::StrayTcp.into()),
                 Role::Reply => Err(DropReason::StrayIcmpReply.into()),
                 Role::Any | Role::Request | Role::Related => {
-                    self.open(snapshot, packet, tuple, (key, heading), known, now)
+                    self.open(snapshot, packet, (tuple, evidence), (key, heading), known, now)
                 }
             },
         }
@@ -71,8 +79,20 @@ impl<C: Clock> Worker<C> {
         Some(id)
     }
 
-    fn is_superseded(&self, id: FlowId, side: Side, packet: &Packet) -> bool {
-        self.flows.get(id).is_none_or(|flow| flow.is_superseded_by(side, &packet.headers))
+    fn gives_way(&self, id: FlowId, side: Side) -> bool {
+        self.flows.get(id).is_none_or(|flow| flow.gives_way(side))
+    }
+
+    /// Policy's word on a packet that asks for a connection, and the way that one would have.
+    fn judge_opening(&self, snapshot: &Snapshot, packet: &Packet, tuple: &Tuple) -> Result<Way, Refusal> {
+        let entry_mac = source_mac(packet.frames.data(&self.region));
+        let port = packet.headers.destination_port;
+        let opening = Opening { tuple, port, entry_port: packet.ingress, entry_mac };
+        decide(snapshot, &opening, None).inspect_err(|refusal| {
+            if let Some((_, verdict)) = refusal.decided_by {
+                snapshot.policy.count(usize::from(self.id.0), verdict);
+            }
+        })
     }
 
     /// Judges the first packet of a connection, and enters it if it is admitted. `old` is an entry that it replaces then.
@@ -80,19 +100,12 @@ impl<C: Clock> Worker<C> {
         &mut self,
         snapshot: &Snapshot,
         packet: &Packet,
-        tuple: Tuple,
+        (tuple, evidence): (Tuple, Evidence),
         (key, heading): (FlowKey, Heading),
         old: Option<FlowId>,
         now: Instant64,
     ) -> Result<Hop, Refusal> {
-        let entry_mac = source_mac(packet.frames.data(&self.region));
-        let port = packet.headers.destination_port;
-        let opening = Opening { tuple: &tuple, port, entry_port: packet.ingress, entry_mac };
-        let way = decide(snapshot, &opening, None).inspect_err(|refusal| {
-            if let Some((_, verdict)) = refusal.decided_by {
-                snapshot.policy.count(usize::from(self.id.0), verdict);
-            }
-        })?;
+        let way = self.judge_opening(snapshot, packet, &tuple)?;
         if let Some(old) = old {
             self.flows.cut(old);
         }
@@ -101,16 +114,15 @@ impl<C: Clock> Worker<C> {
             heading,
             original: tuple,
             translated: tuple,
-            judged_port: port,
+            judged_port: packet.headers.destination_port,
             identities: way.identities,
             entry_port: packet.ingress,
-            entry_mac,
+            entry_mac: source_mac(packet.frames.data(&self.region)),
             generation: snapshot.generation,
             judgement: way.judgement,
             hops: way.hops,
             last_seen: now,
-            answered: false,
-            ended: false,
+            progress: Progress::open(&evidence),
         };
         let hop = flow.hop(Side::Original);
         self.flows.insert(flow).map_err(|_full| DropReason::FlowTableFull)?;
@@ -176,7 +188,9 @@ impl<C: Clock> Worker<C> {
             .find_map(|role| {
                 let (key, heading) = FlowKey::of(&tuple, role);
                 let id = self.find_live(self.flows.hash(&key), &key, now)?;
-                Some((id, self.flows.get(id)?.side(heading)))
+                let flow = self.flows.get(id)?;
+                let side = flow.side(heading);
+                flow.may_have_sent(side, &quoted).then_some((id, side))
             })
             .ok_or_else(no_flow)?;
         self.revalidate(snapshot, id)?;

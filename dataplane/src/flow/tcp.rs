@@ -1,0 +1,624 @@
+//! How far a TCP connection has come, from the segments of both directions.
+//!
+//! One worker sees both directions of a connection, so its state can be followed exactly: opened by a SYN that policy admits,
+//! established by the third segment of the handshake, half-closed by one FIN, closed by both or by a reset.
+//!
+//! What is guaranteed:
+//! - A segment that no state of the connection allows does not pass: an acknowledgement before anybody has answered, a
+//!   SYN-ACK for another SYN, a segment without ACK after the handshake.
+//! - A reset ends the connection only if the other end will believe it (RFC 5961, 3.2): its sequence number is the next one
+//!   expected. One elsewhere in the window passes and changes nothing, because its receiver answers it with a challenge;
+//!   one outside the window is dropped. So nobody who cannot see the connection can end it, or shorten its time.
+//! - A SYN on an open connection changes nothing either (RFC 5961, 4.2): it passes, and only what the ends then say, a
+//!   SYN-ACK or a reset that is believed, starts the connection anew.
+//!
+//! Data segments are not held against the window, as Linux's `nf_conntrack_tcp_be_liberal`: their receiver does that, and a
+//! judge that errs would break a connection. They only move the marks that resets are held against, and those only from
+//! within the window, so that forged segments move nothing.
+//!
+//! What breaks if changed: were a mark moved by any segment, two forged packets would do what one must not.
+
+use crate::drop_reason::DropReason;
+use crate::flow::entry::{Class, Side};
+use crate::packet::{Headers, TcpFlags};
+use crate::wire::array;
+
+/// What tracking needs to know of a segment. Numbers in host order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Its flags.
+    pub flags: TcpFlags,
+    /// Sequence number of its first byte.
+    pub sequence: u32,
+    /// Acknowledgement number; means nothing without the ACK flag.
+    pub acknowledgement: u32,
+    /// Window, not scaled.
+    pub window: u16,
+    /// Bytes of payload.
+    pub payload: u32,
+    /// Shift count of the window scale option (RFC 7323), looked for in segments with SYN only.
+    pub scale: Option<u8>,
+}
+
+impl Segment {
+    /// Of a packet. `head` is its first frame, from the Ethernet header on. `None` if it is not TCP, or its header is not all
+    /// there.
+    #[must_use]
+    pub fn of(head: &[u8], headers: &Headers, flags: TcpFlags) -> Option<Self> {
+        let start = usize::from(headers.transport_offset);
+        let header: [u8; 16] = array(head, start)?;
+        let [_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, offset, _, w0, w1] = header;
+        let header_len = usize::from(offset >> 4) * 4;
+        let options = || head.get(start + 20..start + header_len).and_then(window_scale);
+        Some(Self {
+            flags,
+            sequence: u32::from_be_bytes([s0, s1, s2, s3]),
+            acknowledgement: u32::from_be_bytes([a0, a1, a2, a3]),
+            window: u16::from_be_bytes([w0, w1]),
+            payload: headers.packet_len.saturating_sub((start + header_len) as u32),
+            scale: if flags.has(TcpFlags::SYN) { options() } else { None },
+        })
+    }
+
+    /// The sequence number after it: SYN and FIN count as a byte each.
+    fn end(&self) -> u32 {
+        let flag = |flag| u32::from(self.flags.has(flag));
+        self.sequence
+            .wrapping_add(self.payload)
+            .wrapping_add(flag(TcpFlags::SYN))
+            .wrapping_add(flag(TcpFlags::FIN))
+    }
+}
+
+/// The shift count in a header's options.
+fn window_scale(mut options: &[u8]) -> Option<u8> {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const WINDOW_SCALE: u8 = 3;
+    loop {
+        options = match options {
+            [END, ..] | [] => return None,
+            [NOP, rest @ ..] => rest,
+            // RFC 7323, 2.3: more than 14 counts as 14.
+            [WINDOW_SCALE, 3, shift, ..] => return Some((*shift).min(14)),
+            [_, length, ..] if *length >= 2 => options.get(usize::from(*length)..)?,
+            _ => return None,
+        }
+    }
+}
+
+/// Names as Linux's connection tracking has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpState {
+    /// A SYN was seen.
+    SynSent,
+    /// A SYN-ACK that fits it was seen.
+    SynReceived,
+    /// The SYN-ACK was acknowledged.
+    Established,
+    /// One end has said that it is done.
+    FinWait,
+    /// The other one has acknowledged that; it may go on sending.
+    CloseWait,
+    /// Both ends have said that they are done.
+    LastAck,
+    /// Both have acknowledged that.
+    TimeWait,
+    /// It was reset.
+    Closed,
+}
+
+/// What one end has said so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct End {
+    /// The sequence number after everything it sent; good once `sent`.
+    next: u32,
+    /// The highest acknowledgement it sent; good once `acked`.
+    acknowledged: u32,
+    /// The sequence number after its FIN; good once `done`.
+    fin: u32,
+    /// The window it last offered, not scaled.
+    window: u16,
+    scale: u8,
+    acked: bool,
+    done: bool,
+}
+
+/// The track of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpTrack {
+    state: TcpState,
+    original: End,
+    reply: End,
+    /// Sequence number of the SYN that opened it.
+    opened_by: u32,
+    /// The sequence number after another SYN, which came while the connection was open.
+    again: Option<u32>,
+}
+
+/// Is `a` not before `b`, in the arithmetic of sequence numbers?
+fn at_or_after(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) < 1 << 31
+}
+
+impl End {
+    /// Is a sequence number of the other end's within the window this end offers, or just before it, as what is sent again is?
+    fn expects(&self, sequence: u32) -> bool {
+        let window = (u32::from(self.window) << self.scale).max(1);
+        let distance = sequence.wrapping_sub(self.acknowledged);
+        !self.acked || distance <= window || distance.wrapping_neg() <= window
+    }
+
+    /// As [`End::expects`], for a reset: never before the window.
+    fn takes_reset(&self, sequence: u32) -> bool {
+        sequence.wrapping_sub(self.acknowledged) <= u32::from(self.window) << self.scale
+    }
+}
+
+impl TcpTrack {
+    /// Of a connection that this SYN opens.
+    #[must_use]
+    pub fn open(syn: &Segment) -> Self {
+        let scale = syn.scale.unwrap_or(0);
+        let original = End { next: syn.end(), window: syn.window, scale, ..End::default() };
+        Self {
+            state: TcpState::SynSent,
+            original,
+            reply: End::default(),
+            opened_by: syn.sequence,
+            again: None,
+        }
+    }
+
+    /// How far it has come.
+    #[inline]
+    #[must_use]
+    pub fn state(&self) -> TcpState {
+        self.state
+    }
+
+    /// Its class: open from the end of the handshake until nobody has anything to say.
+    #[inline]
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self.state {
+            TcpState::SynSent | TcpState::SynReceived => Class::Embryonic,
+            TcpState::Established | TcpState::FinWait | TcpState::CloseWait => Class::Open,
+            TcpState::LastAck | TcpState::TimeWait | TcpState::Closed => Class::Closing,
+        }
+    }
+
+    /// May a SYN that goes this way only be judged for itself, as if there were no connection? Once it is over; and against
+    /// its direction before it is established, because then it is unknown who opens what.
+    #[inline]
+    #[must_use]
+    pub fn gives_way_to_syn(&self, side: Side) -> bool {
+        match self.class() {
+            Class::Closing => true,
+            Class::Embryonic => side == Side::Reply,
+            Class::Open => false,
+        }
+    }
+
+    /// Takes note of a segment that matches the connection.
+    ///
+    /// # Errors
+    /// Why it must not pass. Nothing has changed then.
+    #[inline]
+    pub fn see(&mut self, side: Side, segment: &Segment) -> Result<(), DropReason> {
+        let flags = segment.flags;
+        if flags.has(TcpFlags::RST) {
+            return self.reset(side, segment);
+        }
+        match (flags.has(TcpFlags::SYN), flags.has(TcpFlags::ACK)) {
+            (true, false) => {
+                self.syn(side, segment);
+                Ok(())
+            }
+            (true, true) => self.syn_ack(side, segment),
+            (false, true) => self.ack(side, segment),
+            // Only a SYN and a reset may come without.
+            (false, false) => Err(DropReason::StrayTcp),
+        }
+    }
+
+    /// May this end have sent a segment with this sequence number, not long ago? What an ICMP error quotes is held against it
+    /// (RFC 5927, 4.1).
+    #[must_use]
+    pub fn may_have_sent(&self, side: Side, sequence: u32) -> bool {
+        let (own, other) = match side {
+            Side::Original => (&self.original, &self.reply),
+            Side::Reply => (&self.reply, &self.original),
+        };
+        at_or_after(own.next, sequence) && other.expects(sequence)
+    }
+
+    fn ends(&mut self, side: Side) -> (&mut End, &mut End) {
+        match side {
+            Side::Original => (&mut self.original, &mut self.reply),
+            Side::Reply => (&mut self.reply, &mut self.original),
+        }
+    }
+
+    fn reset(&mut self, side: Side, segment: &Segment) -> Result<(), DropReason> {
+        let state = self.state;
+        let (own, other) = self.ends(side);
+        let sequence = segment.sequence;
+        let believed = match (state, side) {
+            // RFC 9293, 3.10.7.3: nothing but the acknowledgement of the SYN says that it is meant.
+            (TcpState::SynSent, Side::Reply) => {
+                if !segment.flags.has(TcpFlags::ACK) || segment.acknowledgement != other.next {
+                    return Err(DropReason::TcpReset);
+                }
+                true
+            }
+            _ if other.acked => {
+                if !other.takes_reset(sequence) {
+                    return Err(DropReason::TcpReset);
+                }
+                // What the gateway has seen of the receiver may be behind what the sender of the reset has.
+                sequence == other.acknowledged || sequence == own.next
+            }
+            _ if sequence == own.next => true,
+            _ => return Err(DropReason::TcpReset),
+        };
+        if believed {
+            self.state = TcpState::Closed;
+        }
+        Ok(())
+    }
+
+    fn syn(&mut self, side: Side, segment: &Segment) {
+        match (self.state, side) {
+            // Nobody has answered: it may as well have begun with this one.
+            (TcpState::SynSent, Side::Original) => *self = Self::open(segment),
+            (_, Side::Original) if segment.sequence != self.opened_by => self.again = Some(segment.end()),
+            // The same one, sent again.
+            (_, Side::Original) => {}
+            // It waits for what the other end says to it.
+            (_, Side::Reply) => {}
+        }
+    }
+
+    fn syn_ack(&mut self, side: Side, segment: &Segment) -> Result<(), DropReason> {
+        let acknowledgement = segment.acknowledgement;
+        match (self.state, side) {
+            // A simultaneous open (RFC 9293, 3.5): the entry is that of the later SYN, this acknowledges the earlier one.
+            (TcpState::SynSent, Side::Original) => Ok(()),
+            (TcpState::SynSent, Side::Reply) if acknowledgement == self.original.next => {
+                self.answer(segment);
+                Ok(())
+            }
+            (TcpState::SynSent, Side::Reply) => Err(DropReason::StrayTcp),
+            (TcpState::SynReceived, Side::Original) => self.ack(side, segment),
+            (_, Side::Reply) if self.again == Some(acknowledgement) => {
+                // The opened end had forgotten the old connection and takes the new SYN.
+                // How that SYN scaled its window was not kept: as far as can be.
+                let window = self.original.window;
+                self.original = End { next: acknowledgement, window, scale: 14, ..End::default() };
+                self.answer(segment);
+                Ok(())
+            }
+            // Sent again, or answered with a challenge.
+            _ => Ok(()),
+        }
+    }
+
+    fn answer(&mut self, segment: &Segment) {
+        // Windows are scaled if both ends say so (RFC 7323, 2.2).
+        let scale = segment.scale.unwrap_or(0);
+        if segment.scale.is_none() {
+            self.original.scale = 0;
+        }
+        self.reply = End {
+            next: segment.end(),
+            acknowledged: segment.acknowledgement,
+            window: segment.window,
+            scale,
+            acked: true,
+            ..End::default()
+        };
+        self.again = None;
+        self.state = TcpState::SynReceived;
+    }
+
+    fn ack(&mut self, side: Side, segment: &Segment) -> Result<(), DropReason> {
+        let state = self.state;
+        let (own, other) = self.ends(side);
+        let (end, acknowledgement) = (segment.end(), segment.acknowledgement);
+        match (state, side) {
+            (TcpState::SynSent, Side::Original) => return Err(DropReason::StrayTcp),
+            (TcpState::SynSent, Side::Reply) => {
+                // A challenge: this end believes in an older connection, and the reset that follows is held against this.
+                (own.acknowledged, own.acked, own.window) = (acknowledgement, true, segment.window);
+                return Ok(());
+            }
+            (TcpState::Closed, _) => return Ok(()),
+            _ => {}
+        }
+        if !other.expects(segment.sequence) {
+            return Ok(());
+        }
+        if at_or_after(end, own.next) {
+            own.next = end;
+        }
+        // Nobody acknowledges what was not sent.
+        if at_or_after(other.next, acknowledgement)
+            && (!own.acked || at_or_after(acknowledgement, own.acknowledged))
+        {
+            (own.acknowledged, own.acked, own.window) = (acknowledgement, true, segment.window);
+        }
+        if segment.flags.has(TcpFlags::FIN) {
+            (own.fin, own.done) = (end, true);
+        } else if own.done && end != own.fin && at_or_after(end, own.fin) {
+            // It goes on after what was its FIN: that one was forged.
+            own.done = false;
+        }
+        self.state = self.after_ack();
+        Ok(())
+    }
+
+    /// The state that the marks say.
+    fn after_ack(&self) -> TcpState {
+        let is_heard = |own: &End, other: &End| other.acked && at_or_after(other.acknowledged, own.fin);
+        let (original, reply) = (&self.original, &self.reply);
+        if self.state == TcpState::SynReceived && !(original.acked && original.acknowledged == reply.next) {
+            return TcpState::SynReceived;
+        }
+        match (original.done, reply.done) {
+            (false, false) => TcpState::Established,
+            (true, false) if is_heard(original, reply) => TcpState::CloseWait,
+            (false, true) if is_heard(reply, original) => TcpState::CloseWait,
+            (true, false) | (false, true) => TcpState::FinWait,
+            (true, true) if is_heard(original, reply) && is_heard(reply, original) => TcpState::TimeWait,
+            (true, true) => TcpState::LastAck,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Side::{Original, Reply};
+    use TcpState::*;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLIENT: u32 = u32::MAX - 10; // so that the numbers wrap
+    const SERVER: u32 = 7000;
+
+    fn segment(letters: &str, sequence: u32, acknowledgement: u32) -> Segment {
+        let flag = |letter| match letter {
+            'S' => TcpFlags::SYN,
+            'A' => TcpFlags::ACK,
+            'F' => TcpFlags::FIN,
+            'R' => TcpFlags::RST,
+            other => panic!("no flag {other}"),
+        };
+        let flags = TcpFlags(letters.chars().map(flag).fold(0, |all, flag| all | flag));
+        let scale = flags.has(TcpFlags::SYN).then_some(0);
+        Segment { flags, sequence, acknowledgement, window: 1000, payload: 0, scale }
+    }
+
+    /// Segments by the offsets of their numbers from each end's first one.
+    fn client(letters: &str, sequence: u32, acknowledgement: u32) -> Segment {
+        segment(letters, CLIENT.wrapping_add(sequence), SERVER.wrapping_add(acknowledgement))
+    }
+
+    fn server(letters: &str, sequence: u32, acknowledgement: u32) -> Segment {
+        segment(letters, SERVER.wrapping_add(sequence), CLIENT.wrapping_add(acknowledgement))
+    }
+
+    fn data(segment: Segment, payload: u32) -> Segment {
+        Segment { payload, ..segment }
+    }
+
+    fn established() -> TcpTrack {
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        assert_eq!((track.state(), track.class()), (SynSent, Class::Embryonic));
+        assert_eq!(track.see(Reply, &server("SA", 0, 1)), Ok(()));
+        assert_eq!((track.state(), track.class()), (SynReceived, Class::Embryonic));
+        assert_eq!(track.see(Original, &client("A", 1, 1)), Ok(()));
+        assert_eq!((track.state(), track.class()), (Established, Class::Open));
+        track
+    }
+
+    #[test]
+    fn a_life() {
+        let mut track = established();
+        for (side, segment, state) in [
+            (Original, data(client("A", 1, 1), 100), Established),
+            (Reply, data(server("A", 1, 101), 50), Established),
+            (Original, client("FA", 101, 51), FinWait),
+            (Reply, data(server("A", 51, 101), 10), FinWait),
+            (Reply, server("A", 61, 102), CloseWait),
+            (Reply, data(server("A", 61, 102), 500), CloseWait),
+            (Original, client("A", 102, 561), CloseWait),
+            (Reply, server("FA", 561, 102), LastAck),
+            (Original, client("A", 102, 562), TimeWait),
+            // The last acknowledgement was lost behind us.
+            (Reply, server("FA", 561, 102), TimeWait),
+        ] {
+            assert_eq!(track.see(side, &segment), Ok(()), "{segment:?}");
+            assert_eq!(track.state(), state, "{segment:?}");
+        }
+        assert_eq!(track.class(), Class::Closing);
+        assert!(track.gives_way_to_syn(Original) && track.gives_way_to_syn(Reply));
+    }
+
+    #[test]
+    fn what_no_state_allows_does_not_pass() {
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        let before = track;
+        assert_eq!(track.see(Original, &client("A", 1, 1)), Err(DropReason::StrayTcp), "nobody has answered");
+        assert_eq!(track.see(Original, &client("FA", 1, 1)), Err(DropReason::StrayTcp));
+        assert_eq!(track.see(Reply, &server("SA", 0, 2)), Err(DropReason::StrayTcp), "for another SYN");
+        assert_eq!(track.see(Reply, &server("", 0, 0)), Err(DropReason::StrayTcp));
+        assert_eq!(track.see(Reply, &server("F", 0, 0)), Err(DropReason::StrayTcp));
+        assert_eq!(track, before, "and changes nothing");
+    }
+
+    #[test]
+    fn resets_are_believed_by_their_numbers_only() {
+        // The answer to a SYN.
+        for (reset, state) in [(server("RA", 0, 1), Ok(())), (server("RA", 0, 2), Err(DropReason::TcpReset))]
+        {
+            let mut track = TcpTrack::open(&client("S", 0, 0));
+            assert_eq!(track.see(Reply, &reset), state);
+            assert_eq!(track.state() == Closed, state.is_ok());
+        }
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        assert_eq!(track.see(Reply, &server("R", 0, 0)), Err(DropReason::TcpReset), "without ACK");
+        // Of an open connection: (reset, passes, closes).
+        for (side, reset, passes, closes) in [
+            (Original, client("R", 1, 0), true, true),
+            (Original, client("R", 2, 0), true, false),
+            (Original, client("R", 1001, 0), true, false),
+            (Original, client("R", 1002, 0), false, false),
+            (Original, client("R", 0, 0), false, false),
+            (Reply, server("RA", 1, 1), true, true),
+            (Reply, server("R", 500, 0), true, false),
+            (Reply, server("R", 0x8000_0000, 0), false, false),
+        ] {
+            let mut track = established();
+            assert_eq!(track.see(side, &reset).is_ok(), passes, "{reset:?}");
+            assert_eq!(track.state() == Closed, closes, "{reset:?}");
+        }
+        // Behind data that was sent and not yet acknowledged.
+        let mut track = established();
+        track.see(Original, &data(client("A", 1, 1), 300)).unwrap();
+        assert_eq!(track.see(Original, &client("R", 301, 0)), Ok(()));
+        assert_eq!(track.state(), Closed);
+    }
+
+    #[test]
+    fn windows_are_scaled_if_both_ends_say_so() {
+        for (ours, theirs, passes) in
+            [(Some(4), Some(2), true), (Some(4), None, false), (None, Some(2), false)]
+        {
+            let mut track = TcpTrack::open(&Segment { scale: ours, ..client("S", 0, 0) });
+            track.see(Reply, &Segment { scale: theirs, ..server("SA", 0, 1) }).unwrap();
+            track.see(Original, &client("A", 1, 1)).unwrap();
+            // The client offers 16,000 bytes if scaled.
+            assert_eq!(track.see(Reply, &server("R", 10_000, 0)).is_ok(), passes, "{ours:?} {theirs:?}");
+        }
+        let options = |bytes: &[u8]| window_scale(bytes);
+        assert_eq!(options(&[2, 4, 5, 180, 1, 3, 3, 7]), Some(7));
+        assert_eq!(options(&[3, 3, 200]), Some(14));
+        for none in [&[][..], &[0, 3, 3, 7], &[2, 0, 3, 3, 7], &[2, 9, 1], &[3], &[3, 3], &[5, 1]] {
+            assert_eq!(options(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn a_syn_on_an_open_connection_changes_nothing_by_itself() {
+        let mut track = established();
+        let new = segment("S", 55_555, 0);
+        assert!(!track.gives_way_to_syn(Original) && !track.gives_way_to_syn(Reply));
+        assert_eq!(track.see(Original, &new), Ok(()));
+        assert_eq!(track.state(), Established);
+        // The end that still has the old connection challenges, and the other one resets it.
+        let mut challenged = track;
+        challenged.see(Reply, &server("A", 1, 1)).unwrap();
+        assert_eq!(challenged.state(), Established);
+        challenged.see(Original, &client("R", 1, 0)).unwrap();
+        assert_eq!(challenged.state(), Closed);
+        assert!(challenged.gives_way_to_syn(Original), "and the SYN, sent again, is a new connection's");
+        // The end that has forgotten takes the new one.
+        track.see(Reply, &segment("SA", 99_999, 55_556)).unwrap();
+        assert_eq!(track.state(), SynReceived);
+        track.see(Original, &segment("A", 55_556, 100_000)).unwrap();
+        assert_eq!(track.state(), Established);
+        // A SYN-ACK that answers no SYN is no restart; nor is the first SYN, sent again.
+        let mut track = established();
+        track.see(Original, &client("S", 0, 0)).unwrap();
+        track.see(Reply, &server("SA", 0, 1)).unwrap();
+        assert_eq!(track.state(), Established);
+    }
+
+    #[test]
+    fn both_ends_may_open_at_once() {
+        // The entry is the one of the server's SYN, which came second.
+        let mut track = TcpTrack::open(&server("S", 0, 0));
+        assert_eq!(track.see(Original, &server("SA", 0, 1)), Ok(()));
+        assert_eq!(track.see(Reply, &client("SA", 0, 1)), Ok(()));
+        assert_eq!(track.see(Original, &server("A", 1, 1)), Ok(()));
+        assert_eq!(track.state(), Established);
+    }
+
+    #[test]
+    fn a_syn_that_was_not_answered_may_be_another_one_the_next_time() {
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        track.see(Original, &segment("S", 42, 0)).unwrap();
+        assert_eq!(track.see(Reply, &server("SA", 0, 1)), Err(DropReason::StrayTcp));
+        assert_eq!(track.see(Reply, &segment("SA", 1, 43)), Ok(()));
+    }
+
+    #[test]
+    fn forged_segments_move_nothing() {
+        for forged in [
+            data(client("A", 5000, 1), 10),     // beyond the window
+            data(client("FA", 500_000, 1), 10), // a FIN out of it
+            client("A", 0x8000_0000, 1),
+        ] {
+            let mut track = established();
+            let before = track;
+            track.see(Original, &forged).unwrap();
+            assert_eq!(track, before, "{forged:?}");
+        }
+        let mut track = established();
+        // Acknowledges what was never sent: the next reset of the other end is not held against it.
+        track.see(Original, &client("A", 1, 900)).unwrap();
+        assert_eq!(track.see(Reply, &server("R", 1, 0)), Ok(()));
+        assert_eq!(track.state(), Closed);
+        // A forged FIN within the window is found out by what follows.
+        let mut track = established();
+        track.see(Original, &client("FA", 200, 1)).unwrap();
+        assert_eq!(track.state(), FinWait);
+        track.see(Original, &data(client("A", 1, 1), 600)).unwrap();
+        assert_eq!(track.state(), Established);
+    }
+
+    #[test]
+    fn what_an_icmp_error_may_quote() {
+        let mut track = established();
+        track.see(Original, &data(client("A", 1, 1), 300)).unwrap();
+        assert!(track.may_have_sent(Original, CLIENT.wrapping_add(1)));
+        assert!(track.may_have_sent(Original, CLIENT.wrapping_add(300)));
+        assert!(!track.may_have_sent(Original, CLIENT.wrapping_add(302)), "not sent yet");
+        assert!(!track.may_have_sent(Original, CLIENT.wrapping_sub(100_000)), "long ago");
+        assert!(!track.may_have_sent(Reply, SERVER.wrapping_add(400)));
+    }
+
+    proptest! {
+        /// Two ends that talk properly, through a network that repeats and reorders: nothing of it is dropped once the handshake
+        /// is over, and it never closes before a FIN or a reset.
+        #[test]
+        fn a_proper_conversation_passes(steps in prop::collection::vec((any::<bool>(), 0_u32..800, 0_u8..8), 1..200)) {
+            let mut track = established();
+            let (mut sent, mut heard) = ([1_u32; 2], [1_u32; 2]);
+            let mut old: Vec<(Side, Segment)> = Vec::new();
+            for (from_client, payload, kind) in steps {
+                let (me, you) = if from_client { (0, 1) } else { (1, 0) };
+                let side = if from_client { Original } else { Reply };
+                if kind == 7 && !old.is_empty() {
+                    let (side, again) = old[payload as usize % old.len()];
+                    prop_assert_eq!(track.see(side, &again), Ok(()));
+                    continue;
+                }
+                // Never more than the window is on its way.
+                let payload = payload.min(1000 - (sent[me] - heard[you]).min(1000));
+                heard[me] = sent[you];
+                let make = if from_client { client } else { server };
+                let segment = data(make("A", sent[me], heard[me]), payload);
+                sent[me] += payload;
+                old.push((side, segment));
+                prop_assert_eq!(track.see(side, &segment), Ok(()));
+                prop_assert_eq!(track.state(), Established);
+            }
+            let last = client("R", sent[0], 0);
+            prop_assert_eq!(track.see(Original, &last), Ok(()));
+            prop_assert_eq!(track.state(), Closed);
+        }
+    }
+}
