@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -116,11 +116,15 @@ impl Node {
     }
 
     fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    fn start_with(&mut self, settings: &[&str]) {
         let set = |key: &str, name: &str| format!("--set={key}={}", self.path(name).display());
         let mut command =
             self.command(&["run", "--set=metrics_bind_address=127.0.0.1:9469", "--set=frames=32768"]);
         command.args([set("socket", "socket"), set("ports_file", "ports.json"), set("bpffs", "bpf")]);
-        command.arg("-f").arg(self.path("manifests"));
+        command.args(settings).arg("-f").arg(self.path("manifests"));
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = self.namespace.run(move || command.spawn().unwrap()).unwrap();
@@ -317,11 +321,37 @@ fn a_bad_file_at_the_start_keeps_everything_closed_until_it_is_mended() {
         let answer = node.namespace.run(from_node).unwrap();
         answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     };
-    node.wait("the kernel routes to pods again", refused);
+    node.wait("its own node reaches the pod", refused);
 
     node.write("policy.yaml", &policy("{port: 80}"));
     node.wait("it is ready", ready);
     assert!(node.connects(80) && !node.connects(81), "{}", node.log());
+}
+
+#[test]
+fn denied_connections_are_rejected_if_the_settings_say_so() {
+    let mut node = Node::new();
+    node.write("policy.yaml", &policy("{port: 80}"));
+    node.start_with(&["--set=deny=reject"]);
+    node.add_port("a", "10.244.0.1");
+    node.add_port("b", "10.244.0.2");
+    node.wait("it is ready", ready);
+    assert!(node.connects(80), "{}", node.log());
+    // Somebody listens, so it is the gateway that refuses.
+    let denied: SocketAddr = "10.244.0.2:81".parse().unwrap();
+    let _listener = node.pod("b").run(|| TcpListener::bind(denied).unwrap()).unwrap();
+    let connect = || TcpStream::connect_timeout(&denied, Duration::from_secs(5)).map(drop);
+    let refused = node.pod("a").run(connect).unwrap().unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{}", node.log());
+    let ask = || {
+        let socket = UdpSocket::bind("10.244.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.connect(denied).unwrap();
+        socket.send(b"who are you?").unwrap();
+        socket.recv(&mut [0; 16])
+    };
+    let refused = node.pod("a").run(ask).unwrap().unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable, "{}", node.log());
 }
 
 #[test]

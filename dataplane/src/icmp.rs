@@ -31,6 +31,8 @@ pub enum Problem {
         /// MTU of that link in bytes: the largest IP packet.
         mtu: u16,
     },
+    /// Policy denies it, and its sender is to know.
+    Prohibited,
 }
 
 /// Turns the echo request in `head` (its head frame) into the reply, ready to leave by the port it came in by.
@@ -103,6 +105,7 @@ pub fn error(
             let (kind, code, mtu) = match problem {
                 Problem::TimeExceeded => (11, 0, 0),
                 Problem::TooBig { mtu } => (3, 4, mtu), // RFC 1191
+                Problem::Prohibited => (3, 13, 0),      // RFC 1812, 5.2.7.1
             };
             let ip = out.get_mut(ETHERNET_LEN..ETHERNET_LEN + length)?;
             // Internetwork control (RFC 1812, 4.3.2.5), not to be fragmented.
@@ -124,9 +127,10 @@ pub fn error(
             // As much as fits into the smallest MTU (RFC 4443, 2.4(c)).
             let quote = quote.get(..quote.len().min(1280 - 48))?;
             let length = 48 + quote.len();
-            let (kind, mtu) = match problem {
-                Problem::TimeExceeded => (3, 0),
-                Problem::TooBig { mtu } => (2, mtu),
+            let (kind, code, mtu) = match problem {
+                Problem::TimeExceeded => (3, 0, 0),
+                Problem::TooBig { mtu } => (2, 0, mtu),
+                Problem::Prohibited => (1, 1, 0), // RFC 4443, 3.1
             };
             let ip = out.get_mut(ETHERNET_LEN..ETHERNET_LEN + length)?;
             put(ip, 0, &[0x60, 0, 0, 0])?;
@@ -134,7 +138,7 @@ pub fn error(
             put(ip, 6, &[protocol::ICMPV6, HOP_LIMIT])?;
             put(ip, 8, &source.octets())?;
             put(ip, 24, &destination.octets())?;
-            put(ip, 40, &[kind, 0, 0, 0])?;
+            put(ip, 40, &[kind, code, 0, 0])?;
             put(ip, 44, &u32::from(mtu).to_be_bytes())?;
             put(ip, 48, quote)?;
             let mut sum =
@@ -235,6 +239,7 @@ mod tests {
                 (Problem::TimeExceeded, 4),
                 (Problem::TimeExceeded, 2000),
                 (Problem::TooBig { mtu: 1400 }, 2000),
+                (Problem::Prohibited, 100),
             ] {
                 let packet = udp(six, &vec![9; payload]);
                 let found = headers(&packet);
@@ -261,6 +266,7 @@ mod tests {
                         assert_eq!(frame[at + 6..at + 8], mtu.to_be_bytes());
                     }
                     Problem::TimeExceeded => assert_eq!(frame[at..at + 2], [if six { 3 } else { 11 }, 0]),
+                    Problem::Prohibited => assert_eq!(frame[at..at + 2], if six { [1, 1] } else { [3, 13] }),
                 }
             }
         }

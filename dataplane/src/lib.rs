@@ -35,6 +35,7 @@ pub mod parse;
 pub mod policy;
 pub mod port;
 pub mod record;
+pub mod reset;
 pub mod rewrite;
 pub mod snapshot;
 #[cfg(test)]

@@ -54,6 +54,16 @@ pub enum Established {
     Keep,
 }
 
+/// What the sender of a packet learns when policy denies it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Deny {
+    /// Nothing: the packet is dropped.
+    #[default]
+    Drop,
+    /// It is told, by a TCP reset or an ICMP error; not more often than errors are sent at all.
+    Reject,
+}
+
 /// What all workers of an engine have in common.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
@@ -65,6 +75,8 @@ pub struct WorkerSettings {
     pub timeouts: Timeouts,
     /// What a change of policy does to them.
     pub established: Established,
+    /// What becomes of denied packets.
+    pub deny: Deny,
     /// Keys of the flow tables' and the ownership's hashes: new for each boot, and secret.
     pub seed: [u64; 4],
     /// Packets that may wait between two workers, in each direction.
@@ -82,6 +94,7 @@ impl Default for WorkerSettings {
             flows: 65_536,
             timeouts: Timeouts::default(),
             established: Established::Recheck,
+            deny: Deny::Drop,
             seed: [0; 4],
             hand_over: 4096,
             records: 1024,
@@ -299,6 +312,9 @@ impl<C: Clock> Worker<C> {
                     if let Some(neighbour) = refusal.unresolved {
                         // A full ring has the control side busy with others; the sender will try again.
                         let _ = self.unresolved.push(neighbour);
+                    }
+                    if self.settings.deny == Deny::Reject && refusal.is_by_policy() {
+                        self.reject(snapshot, &packet, now);
                     }
                     self.drop_packet(packet, refusal.reason, refusal.decided_by, now);
                 }

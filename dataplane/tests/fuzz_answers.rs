@@ -10,10 +10,12 @@ use af_xdp::{FramePool, Region};
 use bolero::check;
 use podgate_dataplane::checksum::{self, complete};
 use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::flow::Evidence;
 use podgate_dataplane::icmp::{MAX_ERROR, Problem, echo_reply, error};
 use podgate_dataplane::neighbor::{GATEWAY_V4, GATEWAY_V6, Outcome, answer_arp, answer_nd};
 use podgate_dataplane::packet::{ChecksumState, Headers};
 use podgate_dataplane::parse::{Parsed, parse, quoted};
+use podgate_dataplane::reset::{MAX_RESET, reset};
 use podgate_dataplane::rewrite::forward;
 
 use std::net::IpAddr;
@@ -67,7 +69,15 @@ fn handle(frame: &[u8], pool: &mut FramePool) {
         assert_eq!(answer, frame);
     }
 
-    for problem in [Problem::TimeExceeded, Problem::TooBig { mtu: 1280 }] {
+    let _ = Evidence::of(frame, &before);
+    let mut out = [0; MAX_RESET];
+    if let Some(length) = reset(frame, &before, &mut out) {
+        let told = headers(&out[..length]).unwrap_or_else(|| panic!("unreadable reset to {frame:02x?}"));
+        assert_eq!((told.source, told.destination), (before.destination, before.source));
+        assert_eq!(reset(&out[..length], &told, &mut [0; MAX_RESET]), None, "a reset is not answered");
+    }
+
+    for problem in [Problem::TimeExceeded, Problem::TooBig { mtu: 1280 }, Problem::Prohibited] {
         let source = if before.is_ipv6() { GATEWAY_V6.into() } else { GATEWAY_V4.into() };
         let mut out = [0; MAX_ERROR];
         if let Some(length) = error(problem, frame, &before, source, &mut out) {

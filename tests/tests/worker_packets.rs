@@ -15,7 +15,7 @@ use podgate_config::model::*;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::snapshot::Mac;
-use podgate_dataplane::worker::{Established, WorkerSettings};
+use podgate_dataplane::worker::{Deny, Established, WorkerSettings};
 use podgate_tests::frames::From;
 use podgate_tests::rig::{HOST, ROUTER_MAC, Rig, UPLINK, gateway_mac, peer_mac};
 
@@ -76,8 +76,11 @@ struct Case {
 
 impl Case {
     fn new(workers: u8, six: bool, established: Established) -> Self {
-        let settings = WorkerSettings { established, ..WorkerSettings::default() };
-        let mut rig = Rig::new(workers, &settings);
+        Self::with(workers, six, &WorkerSettings { established, ..WorkerSettings::default() })
+    }
+
+    fn with(workers: u8, six: bool, settings: &WorkerSettings) -> Self {
+        let mut rig = Rig::new(workers, settings);
         let mut cluster = Cluster::default();
         for pod in [
             pod("shop/a", "10.244.0.1", "fd00:10:244::1"),
@@ -736,14 +739,43 @@ fn fragments_and_garbage_are_dropped_by_name() {
 }
 
 #[test]
+fn denied_packets_are_rejected_if_asked_for() {
+    for (workers, six) in [(1, false), (1, true), (2, false), (2, true)] {
+        let settings = WorkerSettings { deny: Deny::Reject, ..WorkerSettings::default() };
+        let mut case = Case::with(workers, six, &settings);
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        case.passes(a, &there.tcp(999, 80, "S"), b);
+        case.policy(deny_all(app("b")));
+        let rejected = |case: &mut Case, from, frame: &[u8], reason| {
+            let sent = case.send(from, frame);
+            let [(port, answer)] = &sent[..] else { panic!("expected one answer, got {sent:?}") };
+            assert_eq!((*port, &answer.bytes[..6]), (from, &peer_mac(from)[..]));
+            *case.drops.entry(reason).or_default() += 1;
+            case.holds();
+            answer.bytes[14..].to_vec()
+        };
+        let tcp = if six { 40 } else { 20 };
+        // The reset comes as from the one who was asked: RST and ACK, of the SYN's number and one.
+        let answer = rejected(&mut case, a, &there.tcp(1000, 80, "S"), DropReason::PolicyIngress);
+        assert_eq!(answer[tcp..tcp + 14], [0, 80, 3, 232, 0, 0, 0, 0, 0, 0, 3, 232, 5 << 4, 0x14]);
+        let answer = rejected(&mut case, b, &back.tcp(80, 999, "SA"), DropReason::PolicyRevoked);
+        assert_eq!(answer[tcp + 13], 4);
+        let answer = rejected(&mut case, a, &there.udp(1000, 53, b"query"), DropReason::PolicyIngress);
+        assert_eq!(answer[tcp..tcp + 2], if six { [1, 1] } else { [3, 13] });
+        case.drops(a, &there.tcp(1000, 80, "RA"), DropReason::StrayTcp);
+        // Not more often than errors are sent at all.
+        let mut answers = 0;
+        for port in 0..300 {
+            answers += case.send(a, &there.udp(2000 + port, 53, b"query")).len();
+        }
+        assert!((90..=110).contains(&answers), "{answers} answers at once");
+        case.rig.finish();
+    }
+}
+
+#[test]
 fn a_full_table_refuses_new_connections_and_keeps_open_ones() {
-    let settings = WorkerSettings { flows: 4, ..WorkerSettings::default() };
-    let mut case = Case::new(1, false, Established::Recheck);
-    case.rig.finish();
-    case.rig = Rig::new(1, &settings);
-    case.a = case.rig.add_pod(&name("shop/a"), WorkerId(0));
-    case.b = case.rig.add_pod(&name("shop/b"), WorkerId(0));
-    case.rig.publish(&case.cluster);
+    let mut case = Case::with(1, false, &WorkerSettings { flows: 4, ..WorkerSettings::default() });
     let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
     for port in 0..4 {
         case.passes(a, &there.tcp(1000 + port, 80, "S"), b);

@@ -39,6 +39,15 @@ pub enum Established {
     Keep,
 }
 
+/// `deny`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deny {
+    /// In silence.
+    Drop,
+    /// With a TCP reset or an ICMP error.
+    Reject,
+}
+
 /// What a clean exit leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExit {
@@ -87,6 +96,8 @@ pub struct Settings {
     pub idle: Idle,
     /// `established`.
     pub established: Established,
+    /// `deny`.
+    pub deny: Deny,
     /// `on_exit`.
     pub on_exit: OnExit,
     /// `ports`.

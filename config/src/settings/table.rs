@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Established, Idle, LogFormat, OnExit, PortSetting, Settings, Timeouts};
+use super::{Deny, Established, Idle, LogFormat, OnExit, PortSetting, Settings, Timeouts};
 use crate::manifest::yaml::{self, Value};
 use crate::model::{NodeName, ObjectName};
 
@@ -34,6 +34,7 @@ impl Default for Settings {
             cores: Vec::new(),
             idle: Idle::Sleep,
             established: Established::Recheck,
+            deny: Deny::Drop,
             on_exit: OnExit::Closed,
             ports: Vec::new(),
             ports_file: PathBuf::from("/run/podgate/ports.json"),
@@ -196,6 +197,20 @@ pub static TABLE: &[Setting] = &[
         |text: &str| match text {
             "recheck" => Some(Established::Recheck),
             "keep" => Some(Established::Keep),
+            _ => None,
+        }
+    ),
+    one!(
+        deny,
+        "`drop` or `reject`",
+        "What the sender of a denied packet learns. drop: nothing. reject: TCP is reset, everything else is answered with ICMP administratively prohibited, at most some 1000 times a second and worker",
+        |deny: &Deny| match deny {
+            Deny::Drop => "drop".to_owned(),
+            Deny::Reject => "reject".to_owned(),
+        },
+        |text: &str| match text {
+            "drop" => Some(Deny::Drop),
+            "reject" => Some(Deny::Reject),
             _ => None,
         }
     ),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use podgate_config::settings::{
-    self, Effective, Established, Idle, LogFormat, OnExit, Origin, Settings, SettingsError,
+    self, Deny, Effective, Established, Idle, LogFormat, OnExit, Origin, Settings, SettingsError,
 };
 use podgate_dataplane::flow::Timeouts;
 use serde::Serialize;
@@ -106,6 +106,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         cores,
         spin: settings.idle == Idle::Spin,
         keep_established: settings.established == Established::Keep,
+        reject: settings.deny == Deny::Reject,
         flows: settings.flows as usize,
         timeouts: timeouts(&settings.timeouts),
         frames: settings.frames,

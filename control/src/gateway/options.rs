@@ -37,6 +37,8 @@ pub struct Options {
     pub spin: bool,
     /// Connections that the policies no longer allow go on.
     pub keep_established: bool,
+    /// Senders of denied packets are told.
+    pub reject: bool,
     /// Connections that a worker can hold.
     pub flows: usize,
     /// How long those may be silent.

@@ -11,7 +11,7 @@ use podgate_dataplane::af_xdp;
 use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
 use podgate_dataplane::packet::{PortId, PortKind};
 use podgate_dataplane::snapshot::{DirectRoute, Mac, Snapshot};
-use podgate_dataplane::worker::{Established, WorkerSettings};
+use podgate_dataplane::worker::{Deny, Established, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 
 use super::devices::{Device, Devices, Steer};
@@ -64,6 +64,7 @@ fn engine_config(options: &Options) -> EngineConfig {
         flows: options.flows,
         timeouts: options.timeouts,
         established: if options.keep_established { Established::Keep } else { Established::Recheck },
+        deny: if options.reject { Deny::Reject } else { Deny::Drop },
         seed: [0u8, 1, 2, 3].map(|number| random.hash_one(number)),
         frames: WORKER_FRAMES,
         ..WorkerSettings::default()

@@ -61,7 +61,8 @@ impl Segment {
     }
 
     /// The sequence number after it: SYN and FIN count as a byte each.
-    fn end(&self) -> u32 {
+    #[must_use]
+    pub fn end(&self) -> u32 {
         let flag = |flag| u32::from(self.flags.has(flag));
         self.sequence
             .wrapping_add(self.payload)

@@ -12,7 +12,8 @@ use crate::drop_reason::DropReason;
 use crate::flow::Hop;
 use crate::icmp::{self, Problem};
 use crate::neighbor::{GATEWAY_V4, GATEWAY_V6};
-use crate::packet::{ChecksumState, ETHERNET_LEN, Packet, PortId, PortKind, WorkerId};
+use crate::packet::{ChecksumState, ETHERNET_LEN, Packet, PortId, PortKind, Transport, WorkerId};
+use crate::reset;
 use crate::rewrite;
 use crate::snapshot::Snapshot;
 
@@ -22,12 +23,15 @@ impl<C: Clock> Worker<C> {
         packet.trim_padding();
         let length = (packet.headers.packet_len as usize).saturating_sub(ETHERNET_LEN);
         if packet.headers.hop_limit > 1 && length > usize::from(hop.mtu) {
-            return self.complain(snapshot, packet, Problem::TooBig { mtu: hop.mtu }, now);
+            let problem = Problem::TooBig { mtu: hop.mtu };
+            return self.complain(snapshot, packet, (problem, DropReason::PacketTooBig), now);
         }
         let head = packet.frames.data_mut(&self.region);
         match rewrite::forward(head, &packet.headers, hop.source_mac, hop.destination_mac) {
             Ok(()) => self.dispatch(snapshot, packet, hop.port, now),
-            Err(DropReason::TtlExpired) => self.complain(snapshot, packet, Problem::TimeExceeded, now),
+            Err(reason @ DropReason::TtlExpired) => {
+                self.complain(snapshot, packet, (Problem::TimeExceeded, reason), now);
+            }
             Err(reason) => self.drop_packet(packet, reason, None, now),
         }
     }
@@ -111,28 +115,58 @@ impl<C: Clock> Worker<C> {
     }
 
     /// Drops a packet that cannot be forwarded and tells its sender, at most so often.
-    fn complain(&mut self, snapshot: &Snapshot, packet: Packet, problem: Problem, now: Instant64) {
-        let reason = match problem {
-            Problem::TimeExceeded => DropReason::TtlExpired,
-            Problem::TooBig { .. } => DropReason::PacketTooBig,
-        };
+    fn complain(
+        &mut self,
+        snapshot: &Snapshot,
+        packet: Packet,
+        (problem, reason): (Problem, DropReason),
+        now: Instant64,
+    ) {
         if self.errors.take(now) {
             self.send_error(snapshot, &packet, problem, now);
         }
         self.drop_packet(packet, reason, None, now);
     }
 
+    /// Tells the sender of a packet that policy denies it, at most so often: by a reset for TCP, by an ICMP error for the rest.
+    pub(super) fn reject(&mut self, snapshot: &Snapshot, packet: &Packet, now: Instant64) {
+        if !self.errors.take(now) {
+            return;
+        }
+        match packet.headers.transport {
+            Transport::Tcp(_) => {
+                self.answer_with(snapshot, packet, now, reset::MAX_RESET, |denied, out| {
+                    reset::reset(denied, &packet.headers, out)
+                });
+            }
+            _ => self.send_error(snapshot, packet, Problem::Prohibited, now),
+        }
+    }
+
     fn send_error(&mut self, snapshot: &Snapshot, packet: &Packet, problem: Problem, now: Instant64) {
         let v6 = packet.headers.is_ipv6();
         let own = if v6 { GATEWAY_V6.into() } else { GATEWAY_V4.into() };
         let speaker = snapshot.node.speaker(v6).unwrap_or(own);
+        self.answer_with(snapshot, packet, now, icmp::MAX_ERROR, |offending, out| {
+            icmp::error(problem, offending, &packet.headers, speaker, out)
+        });
+    }
+
+    /// Sends an answer of at most `room` bytes back to where a packet came from. `write` is given the packet's head frame and
+    /// where to write to, and says how long the answer became.
+    fn answer_with(
+        &mut self,
+        snapshot: &Snapshot,
+        packet: &Packet,
+        now: Instant64,
+        room: usize,
+        write: impl FnOnce(&[u8], &mut [u8]) -> Option<usize>,
+    ) {
         let Some(mut frame) = self.pool.take() else { return };
-        if !frame.set_len(icmp::MAX_ERROR) {
+        if !frame.set_len(room) {
             return self.pool.put(frame);
         }
-        let offending = packet.frames.data(&self.region);
-        let length =
-            icmp::error(problem, offending, &packet.headers, speaker, self.region.data_mut(&mut frame));
+        let length = write(packet.frames.data(&self.region), self.region.data_mut(&mut frame));
         match length {
             Some(length) if frame.set_len(length) => {
                 self.counts.generated += 1;

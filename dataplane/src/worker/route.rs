@@ -47,6 +47,16 @@ pub(super) struct Refusal {
     pub unresolved: Option<(PortId, IpAddr)>,
 }
 
+impl Refusal {
+    /// Did policy say no, rather than circumstances?
+    pub fn is_by_policy(&self) -> bool {
+        matches!(
+            self.reason,
+            DropReason::PolicyEgress | DropReason::PolicyIngress | DropReason::PolicyRevoked
+        )
+    }
+}
+
 impl From<DropReason> for Refusal {
     fn from(reason: DropReason) -> Self {
         Self { reason, decided_by: None, unresolved: None }
