@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::fs;
+use std::path::Path;
+
 use podgate_control::lab::plan::AnswerPort;
 use podgate_control::netlink::{Namespace, write_sysctl};
 use podgate_tests::harness::{Lab, enabled, eventually, namespace, pod};
@@ -38,41 +41,71 @@ fn a_killed_gateway_closes_and_a_new_one_serves() {
     lab.kill_gateway();
     lab.expect(&closed);
 
-    // The worst that a node can do: forward, and know the way to the pods.
-    let interface = |netns: &str| {
-        let state = lab.state();
-        let found = state.namespaces.into_iter().find(|namespace| namespace.name == netns);
-        found.and_then(|namespace| namespace.interface).expect(netns)
-    };
-    Namespace::open("podgate-node")
-        .unwrap()
-        .run(|| {
-            write_sysctl("net/ipv4/ip_forward", "1").unwrap();
-            write_sysctl("net/ipv6/conf/all/forwarding", "1").unwrap();
-            for netns in ["web.shop", "db.shop", "spy.shop"] {
-                write_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", interface(netns)), "0").unwrap();
-            }
-        })
-        .unwrap();
-    for netns in ["web.shop", "db.shop", "spy.shop"] {
-        for address in lab.addresses(netns) {
-            let (address, interface) = (address.to_string(), interface(netns));
-            let said = lab.exec("podgate-node", 5, &["ip", "route", "replace", &address, "dev", &interface]);
-            assert!(said.fine(), "{said:?}");
-        }
-        let _ =
-            lab.exec("podgate-node", 5, &["ip", "addr", "add", "169.254.1.1/32", "dev", &interface(netns)]);
-    }
+    forward_by_kernel(&lab, true);
     lab.expect(&closed);
-    for netns in ["web.shop", "db.shop", "spy.shop"] {
-        let _ =
-            lab.exec("podgate-node", 5, &["ip", "addr", "del", "169.254.1.1/32", "dev", &interface(netns)]);
-    }
+    forward_by_kernel(&lab, false);
 
     // The same node, nothing cleaned up by hand.
     lab.restart_gateway();
     eventually("traffic flows again", || lab.connects("web.shop", "db.shop", HTTP));
     lab.expect(&[("spy.shop", "db.shop", HTTP, false), ("db.shop", "spy.shop", HTTP, true)]);
+
+    // It is the pinned programs that keep a dead gateway closed, and nothing else: without them the kernel forwards.
+    lab.kill_gateway();
+    forward_by_kernel(&lab, true);
+    lab.expect(&closed);
+    unpin(Path::new("/run/podgate/lab/bpf"));
+    eventually("the kernel forwards what nobody shuts out", || lab.connects("spy.shop", "db.shop", HTTP));
+}
+
+const PODS: [&str; 3] = ["web.shop", "db.shop", "spy.shop"];
+
+/// The worst that a node can do: forward, and know the way to the pods. Or not any more.
+fn forward_by_kernel(lab: &Lab, on: bool) {
+    let state = lab.state();
+    let interface = |netns: &str| {
+        let found = state.namespaces.iter().find(|namespace| namespace.name == netns);
+        found.and_then(|namespace| namespace.interface.clone()).expect(netns)
+    };
+    let node = |command: &str| {
+        let words: Vec<&str> = command.split(' ').collect();
+        lab.exec("podgate-node", 5, &words)
+    };
+    if !on {
+        for netns in PODS {
+            let _ = node(&format!("ip addr del 169.254.1.1/32 dev {}", interface(netns)));
+            let _ = node(&format!("ip addr del fe80::1/64 dev {}", interface(netns)));
+        }
+        return;
+    }
+    let switch = || {
+        write_sysctl("net/ipv4/ip_forward", "1").unwrap();
+        write_sysctl("net/ipv6/conf/all/forwarding", "1").unwrap();
+        for netns in PODS {
+            write_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", interface(netns)), "0").unwrap();
+        }
+    };
+    Namespace::open("podgate-node").unwrap().run(switch).unwrap();
+    for netns in PODS {
+        let interface = interface(netns);
+        for address in lab.addresses(netns) {
+            let _ = node(&format!("ip route replace {address} dev {interface}")).expect("a route");
+        }
+        let _ = node(&format!("ip addr add 169.254.1.1/32 dev {interface}"));
+        let _ = node(&format!("ip addr add fe80::1/64 dev {interface} nodad"));
+    }
+}
+
+/// Removes every pin below a folder of the bpf file system.
+fn unpin(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        // The kernel's own, which stay: maps.debug, progs.debug.
+        if path.extension().is_some_and(|extension| extension == "debug") {
+            continue;
+        }
+        if path.is_dir() { unpin(&path) } else { fs::remove_file(path).unwrap() }
+    }
 }
 
 #[test]
