@@ -137,7 +137,8 @@ pub struct Settings {
 }
 
 /// How long a connection may be silent in each of its states, in seconds. Names and defaults are those of Linux's
-/// connection tracking (Documentation/networking/nf_conntrack-sysctl.rst) where it has the state.
+/// connection tracking (Documentation/networking/nf_conntrack-sysctl.rst) where it has the state; only SCTP's shortest are
+/// longer here, because an end may wait 60 seconds before it sends a lost packet again (RFC 9260, RTO.Max).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the settings' own, and the table says what each means")]
 pub struct Timeouts {
@@ -173,10 +174,10 @@ impl Default for Timeouts {
             tcp_timeout_close: 10,
             udp_timeout: 30,
             udp_timeout_stream: 120,
-            sctp_timeout_cookie_wait: 3,
-            sctp_timeout_cookie_echoed: 3,
+            sctp_timeout_cookie_wait: 65,
+            sctp_timeout_cookie_echoed: 65,
             sctp_timeout_established: 210,
-            sctp_timeout_shutdown: 3,
+            sctp_timeout_shutdown: 65,
             sctp_timeout_closed: 10,
             icmp_timeout: 30,
             generic_timeout: 600,

@@ -30,7 +30,8 @@ impl Class {
 }
 
 /// How long a connection may be silent, by protocol and state. Defaults and names after Linux's conntrack
-/// (Documentation/networking/nf_conntrack-sysctl.rst, `nf_conntrack_` left out).
+/// (Documentation/networking/nf_conntrack-sysctl.rst, `nf_conntrack_` left out), but for those of SCTP that are shorter there
+/// than the time after which an end sends a lost packet again (RFC 9260, 16: RTO.Max is 60 s).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// [`TcpState::SynSent`].
@@ -83,10 +84,10 @@ impl Default for Timeouts {
             tcp_timeout_close: seconds(10),
             udp_timeout: seconds(30),
             udp_timeout_stream: seconds(120),
-            sctp_timeout_cookie_wait: seconds(3),
-            sctp_timeout_cookie_echoed: seconds(3),
+            sctp_timeout_cookie_wait: seconds(65),
+            sctp_timeout_cookie_echoed: seconds(65),
             sctp_timeout_established: seconds(210),
-            sctp_timeout_shutdown: seconds(3),
+            sctp_timeout_shutdown: seconds(65),
             sctp_timeout_closed: seconds(10),
             icmp_timeout: seconds(30),
             generic_timeout: seconds(600),
@@ -265,14 +266,24 @@ impl Flow {
     /// Why its connection does not allow it. Nothing has changed then.
     #[inline]
     pub fn see(&mut self, side: Side, evidence: &Evidence, now: Instant64) -> Result<(), DropReason> {
-        match (&mut self.progress, evidence) {
+        let was_over = self.class() == Class::Closing;
+        let is_alive = match (&mut self.progress, evidence) {
             (Progress::Tcp(track), Evidence::Tcp(segment)) => track.see(side, segment)?,
-            (Progress::Sctp(track), Evidence::Sctp(chunk)) => track.see(side, chunk)?,
-            (Progress::Plain { answered }, _) => *answered |= side == Side::Reply,
-            // The protocol is part of the key.
-            _ => {}
+            (Progress::Sctp(track), Evidence::Sctp(chunk)) => {
+                track.see(side, chunk)?;
+                track.class() != Class::Closing
+            }
+            (Progress::Plain { answered }, _) => {
+                *answered |= side == Side::Reply;
+                true
+            }
+            // Cannot be: the protocol is part of the key.
+            _ => false,
+        };
+        // What its ends do not say to each other does not keep it alive; nor what follows its end.
+        if is_alive || self.class() == Class::Closing && !was_over {
+            self.last_seen = now;
         }
-        self.last_seen = now;
         Ok(())
     }
 

@@ -4,8 +4,10 @@
 //! tag is not of this association and does not pass: nobody who cannot see it can end it. A restart (RFC 9260, 5.2) chooses new
 //! tags while the old ones still count; they change when the cookie comes back.
 //!
-//! Packets are known by their first chunk, as policy knows them. Those that open and close an association may not be bundled
-//! with others (RFC 9260, 6.10), and what is bundled behind a COOKIE ECHO or DATA changes no state here.
+//! Whoever forges an INIT of an end does not see what it is answered with, so what came first stays beside what came last.
+//!
+//! Packets are known by their first chunk, as policy knows them. An end that is bundled behind another chunk (a SHUTDOWN behind
+//! a SACK, an ABORT behind an ERROR) is not noticed: the entry then stays as long as an open one may be silent.
 
 use crate::drop_reason::DropReason;
 use crate::flow::entry::{Class, Side};
@@ -73,11 +75,41 @@ struct Tags {
 }
 
 impl Tags {
-    fn of(&mut self, side: Side) -> &mut u32 {
+    fn of(&self, side: Side) -> u32 {
         match side {
-            Side::Original => &mut self.original,
-            Side::Reply => &mut self.reply,
+            Side::Original => self.original,
+            Side::Reply => self.reply,
         }
+    }
+
+    fn set(&mut self, side: Side, tag: u32) {
+        match side {
+            Side::Original => self.original = tag,
+            Side::Reply => self.reply = tag,
+        }
+    }
+}
+
+/// The first and the latest of something that may come again, or be forged: what came first stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FirstAndLatest<T> {
+    first: Option<T>,
+    latest: Option<T>,
+}
+
+impl<T: Copy + PartialEq> FirstAndLatest<T> {
+    const NONE: Self = Self { first: None, latest: None };
+
+    fn add(&mut self, value: T) {
+        if self.first.is_none() {
+            self.first = Some(value);
+        } else if self.first != Some(value) {
+            self.latest = Some(value);
+        }
+    }
+
+    fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<T> {
+        [self.first, self.latest].into_iter().flatten().find(is_wanted)
     }
 }
 
@@ -86,16 +118,19 @@ impl Tags {
 pub struct SctpTrack {
     state: SctpState,
     tags: Tags,
-    /// Those of the INIT and INIT ACK that were seen last; they count from the cookie on.
-    offered: Tags,
+    /// Tags chosen by INITs that no association has come of yet.
+    inits: FirstAndLatest<(Side, u32)>,
+    /// Such a tag together with the one that an INIT ACK chose for it; they count from the cookie on.
+    offers: FirstAndLatest<Tags>,
 }
 
 impl SctpTrack {
     /// Of an association that this INIT opens.
     #[must_use]
     pub fn open(init: &Chunk) -> Self {
-        let offered = Tags { original: init.chosen, reply: 0 };
-        Self { state: SctpState::CookieWait, tags: Tags::default(), offered }
+        let mut inits = FirstAndLatest::NONE;
+        inits.add((Side::Original, init.chosen));
+        Self { state: SctpState::CookieWait, tags: Tags::default(), inits, offers: FirstAndLatest::NONE }
     }
 
     /// How far it has come.
@@ -125,33 +160,47 @@ impl SctpTrack {
             Side::Original => Side::Reply,
             Side::Reply => Side::Original,
         };
-        let expected = [*self.tags.of(other), *self.offered.of(other)];
-        let own = [*self.tags.of(side), *self.offered.of(side)];
-        let is_one_of = |tags: [u32; 2]| chunk.tag != 0 && tags.contains(&chunk.tag);
+        let tag = chunk.tag;
+        let is_current = tag != 0 && tag == self.tags.of(other);
+        let is_of_init = tag != 0 && self.inits.find(|init| *init == (other, tag)).is_some();
+        let offer = self.offers.find(|offer| tag != 0 && offer.of(other) == tag);
         let fits = match chunk.kind {
-            // RFC 9260, 8.5.1: the tag of the one who asks is not known yet.
-            Chunk::INIT => chunk.tag == 0 && chunk.chosen != 0,
-            Chunk::INIT_ACK => is_one_of([expected[1], expected[1]]) && chunk.chosen != 0,
-            Chunk::COOKIE_ECHO => is_one_of(expected),
-            Chunk::ABORT | Chunk::SHUTDOWN_COMPLETE if chunk.reflected => is_one_of(own),
-            Chunk::ABORT => is_one_of(expected),
-            _ => is_one_of([expected[0], expected[0]]),
+            // RFC 9260, 8.5.1: the tag of the one who is asked is not known yet.
+            Chunk::INIT => tag == 0 && chunk.chosen != 0,
+            Chunk::INIT_ACK => is_of_init && chunk.chosen != 0,
+            Chunk::COOKIE_ECHO => is_current || offer.is_some(),
+            Chunk::COOKIE_ACK => is_current && self.state != SctpState::Closed,
+            Chunk::ABORT | Chunk::SHUTDOWN_COMPLETE if chunk.reflected => {
+                tag != 0 && tag == self.tags.of(side)
+            }
+            // Nobody listens, or not any more: the answer to an INIT or to a cookie.
+            Chunk::ABORT => is_current || self.tags == Tags::default() && (is_of_init || offer.is_some()),
+            _ => is_current,
         };
         if !fits {
             return Err(DropReason::StraySctp);
         }
         match chunk.kind {
-            Chunk::INIT | Chunk::INIT_ACK => *self.offered.of(side) = chunk.chosen,
+            Chunk::INIT => self.inits.add((side, chunk.chosen)),
+            Chunk::INIT_ACK => {
+                let mut offer = Tags::default();
+                offer.set(side, chunk.chosen);
+                offer.set(other, tag);
+                self.offers.add(offer);
+            }
             Chunk::COOKIE_ECHO => {
-                // A cookie that is sent again carries tags that count already.
-                if self.offered.original != 0 && self.offered.reply != 0 {
-                    self.tags = self.offered;
+                // With the tag that counts already it is the old cookie, sent again.
+                if let Some(offer) = offer.filter(|_| !is_current) {
+                    self.tags = offer;
                 }
-                if self.state != SctpState::Established {
+                if matches!(self.state, SctpState::CookieWait | SctpState::Closed) {
                     self.state = SctpState::CookieEchoed;
                 }
             }
-            Chunk::COOKIE_ACK => self.state = SctpState::Established,
+            Chunk::COOKIE_ACK if self.state == SctpState::CookieEchoed => {
+                self.state = SctpState::Established;
+                (self.inits, self.offers) = (FirstAndLatest::NONE, FirstAndLatest::NONE);
+            }
             Chunk::SHUTDOWN | Chunk::SHUTDOWN_ACK if self.state == SctpState::Established => {
                 self.state = SctpState::Shutdown;
             }
@@ -183,7 +232,7 @@ mod tests {
     fn established() -> SctpTrack {
         let mut track = SctpTrack::open(&choosing(Chunk::INIT, 0, 11));
         for (side, chunk, state) in [
-            (Original, choosing(Chunk::INIT, 0, 11), SctpState::CookieWait),
+            (Original, choosing(Chunk::INIT, 0, 11), SctpState::CookieWait), // sent again
             (Reply, choosing(Chunk::INIT_ACK, 11, 22), SctpState::CookieWait),
             (Original, chunk(Chunk::COOKIE_ECHO, 22), SctpState::CookieEchoed),
             (Reply, chunk(Chunk::COOKIE_ACK, 11), SctpState::Established),
@@ -257,6 +306,46 @@ mod tests {
         {
             assert_eq!(track.see(side, &early), Err(DropReason::StraySctp), "{early:?}");
         }
+    }
+
+    #[test]
+    fn a_forged_init_changes_nothing() {
+        // Before, between and after what the ends say.
+        for place in 0..4 {
+            let mut track = SctpTrack::open(&choosing(Chunk::INIT, 0, 11));
+            let life = [
+                (Reply, choosing(Chunk::INIT_ACK, 11, 22)),
+                (Original, chunk(Chunk::COOKIE_ECHO, 22)),
+                (Reply, chunk(Chunk::COOKIE_ACK, 11)),
+                (Original, chunk(DATA, 22)),
+                (Reply, chunk(DATA, 11)),
+            ];
+            for (number, (side, said)) in life.into_iter().enumerate() {
+                if number == place {
+                    track.see(Original, &choosing(Chunk::INIT, 0, 666)).unwrap();
+                    // The server answers it, to the one who is said to have sent it.
+                    track.see(Reply, &choosing(Chunk::INIT_ACK, 666, 999)).unwrap();
+                }
+                assert_eq!(track.see(side, &said), Ok(()), "{place}: {said:?}");
+            }
+            // A late duplicate of the cookie, and an abort by the forged tag.
+            assert_eq!(track.see(Original, &chunk(Chunk::COOKIE_ECHO, 22)), Ok(()));
+            let abort = Chunk { reflected: true, ..chunk(Chunk::ABORT, 666) };
+            assert_eq!(track.see(Original, &abort), Err(DropReason::StraySctp));
+            assert_eq!(track.see(Original, &chunk(DATA, 22)), Ok(()));
+            assert_eq!(track.state(), SctpState::Established);
+        }
+    }
+
+    #[test]
+    fn what_is_over_does_not_come_back_by_a_late_chunk() {
+        let mut track = established();
+        track.see(Original, &chunk(Chunk::SHUTDOWN, 22)).unwrap();
+        track.see(Original, &chunk(Chunk::COOKIE_ECHO, 22)).unwrap();
+        assert_eq!(track.state(), SctpState::Shutdown);
+        track.see(Original, &chunk(Chunk::ABORT, 22)).unwrap();
+        assert_eq!(track.see(Reply, &chunk(Chunk::COOKIE_ACK, 11)), Err(DropReason::StraySctp));
+        assert_eq!(track.state(), SctpState::Closed);
     }
 
     #[test]

@@ -13,8 +13,9 @@
 //!   SYN-ACK or a reset that is believed, starts the connection anew.
 //!
 //! Data segments are not held against the window, as Linux's `nf_conntrack_tcp_be_liberal`: their receiver does that, and a
-//! judge that errs would break a connection. They only move the marks that resets are held against, and those only from
-//! within the window, so that forged segments move nothing.
+//! judge that errs would break a connection. They only move the marks that resets are held against, and keep the connection
+//! alive, and both only with a sequence number from within the window and an acknowledgement of what was sent: whoever forges
+//! them has to guess both.
 //!
 //! What breaks if changed: were a mark moved by any segment, two forged packets would do what one must not.
 
@@ -112,14 +113,17 @@ pub enum TcpState {
 /// What one end has said so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct End {
-    /// The sequence number after everything it sent; good once `sent`.
+    /// The sequence number after its SYN.
+    first: u32,
+    /// The sequence number after everything it sent.
     next: u32,
     /// The highest acknowledgement it sent; good once `acked`.
     acknowledged: u32,
     /// The sequence number after its FIN; good once `done`.
     fin: u32,
-    /// The window it last offered, not scaled.
-    window: u16,
+    /// The largest window it ever offered, in bytes.
+    window: u32,
+    /// Shift count of its windows, but for those of its SYN (RFC 7323, 2.2).
     scale: u8,
     acked: bool,
     done: bool,
@@ -131,10 +135,8 @@ pub struct TcpTrack {
     state: TcpState,
     original: End,
     reply: End,
-    /// Sequence number of the SYN that opened it.
-    opened_by: u32,
-    /// The sequence number after another SYN, which came while the connection was open.
-    again: Option<u32>,
+    /// Another SYN, which came while the connection was open.
+    again: Option<Segment>,
 }
 
 /// Is `a` not before `b`, in the arithmetic of sequence numbers?
@@ -142,17 +144,59 @@ fn at_or_after(a: u32, b: u32) -> bool {
     a.wrapping_sub(b) < 1 << 31
 }
 
+/// Does a number lie from `first` to `last`, both included?
+fn is_within(number: u32, first: u32, last: u32) -> bool {
+    number.wrapping_sub(first) <= last.wrapping_sub(first)
+}
+
 impl End {
-    /// Is a sequence number of the other end's within the window this end offers, or just before it, as what is sent again is?
+    /// Of the one that sends this SYN or SYN-ACK.
+    fn opened_by(syn: &Segment) -> Self {
+        Self {
+            first: syn.sequence.wrapping_add(1),
+            next: syn.end(),
+            window: syn.window.into(),
+            scale: syn.scale.unwrap_or(0),
+            ..Self::default()
+        }
+    }
+
+    /// Is this an answer to the SYN, and to as much of the data that came with it as the other end took (RFC 7413)?
+    fn syn_is_acknowledged_by(&self, acknowledgement: u32) -> bool {
+        is_within(acknowledgement, self.first, self.next)
+    }
+
+    /// Is a sequence number of the other end's within the window this end offers, or as far before it, as what is sent again is?
     fn expects(&self, sequence: u32) -> bool {
-        let window = (u32::from(self.window) << self.scale).max(1);
         let distance = sequence.wrapping_sub(self.acknowledged);
+        let window = self.window.max(1);
         !self.acked || distance <= window || distance.wrapping_neg() <= window
     }
 
     /// As [`End::expects`], for a reset: never before the window.
     fn takes_reset(&self, sequence: u32) -> bool {
-        sequence.wrapping_sub(self.acknowledged) <= u32::from(self.window) << self.scale
+        sequence.wrapping_sub(self.acknowledged) <= self.window
+    }
+
+    /// May this end acknowledge that, which `other` sent (RFC 5961, 5)? What was acknowledged long ago nobody acknowledges
+    /// again, and what was not sent nobody acknowledges at all.
+    fn may_acknowledge(&self, acknowledgement: u32, other: &End) -> bool {
+        let oldest = if self.acked {
+            self.acknowledged.wrapping_sub(self.window.max(other.window))
+        } else {
+            other.first
+        };
+        is_within(acknowledgement, oldest, other.next)
+    }
+
+    /// Takes note of an acknowledgement and of the window that came with it.
+    fn acknowledge(&mut self, segment: &Segment) {
+        let acknowledgement = segment.acknowledgement;
+        if !self.acked || at_or_after(acknowledgement, self.acknowledged) {
+            (self.acknowledged, self.acked) = (acknowledgement, true);
+        }
+        let scale = if segment.flags.has(TcpFlags::SYN) { 0 } else { self.scale };
+        self.window = self.window.max(u32::from(segment.window) << scale);
     }
 }
 
@@ -160,15 +204,8 @@ impl TcpTrack {
     /// Of a connection that this SYN opens.
     #[must_use]
     pub fn open(syn: &Segment) -> Self {
-        let scale = syn.scale.unwrap_or(0);
-        let original = End { next: syn.end(), window: syn.window, scale, ..End::default() };
-        Self {
-            state: TcpState::SynSent,
-            original,
-            reply: End::default(),
-            opened_by: syn.sequence,
-            again: None,
-        }
+        let original = End::opened_by(syn);
+        Self { state: TcpState::SynSent, original, reply: End::default(), again: None }
     }
 
     /// How far it has come.
@@ -184,38 +221,40 @@ impl TcpTrack {
     pub fn class(&self) -> Class {
         match self.state {
             TcpState::SynSent | TcpState::SynReceived => Class::Embryonic,
-            TcpState::Established | TcpState::FinWait | TcpState::CloseWait => Class::Open,
-            TcpState::LastAck | TcpState::TimeWait | TcpState::Closed => Class::Closing,
+            TcpState::Established | TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => {
+                Class::Open
+            }
+            TcpState::TimeWait | TcpState::Closed => Class::Closing,
         }
     }
 
     /// May a SYN that goes this way only be judged for itself, as if there were no connection? Once it is over; and against
-    /// its direction before it is established, because then it is unknown who opens what.
+    /// its direction before anybody has answered, because then it is unknown who opens what.
     #[inline]
     #[must_use]
     pub fn gives_way_to_syn(&self, side: Side) -> bool {
-        match self.class() {
-            Class::Closing => true,
-            Class::Embryonic => side == Side::Reply,
-            Class::Open => false,
+        match self.state {
+            TcpState::TimeWait | TcpState::Closed => true,
+            TcpState::SynSent => side == Side::Reply,
+            _ => false,
         }
     }
 
-    /// Takes note of a segment that matches the connection.
+    /// Takes note of a segment that matches the connection. Does it belong to what the two ends say to each other? What only
+    /// passes, because its receiver knows better, does not keep the connection alive.
     ///
     /// # Errors
     /// Why it must not pass. Nothing has changed then.
     #[inline]
-    pub fn see(&mut self, side: Side, segment: &Segment) -> Result<(), DropReason> {
+    pub fn see(&mut self, side: Side, segment: &Segment) -> Result<bool, DropReason> {
         let flags = segment.flags;
         if flags.has(TcpFlags::RST) {
-            return self.reset(side, segment);
+            return self.reset(side, segment).map(|()| false);
         }
         match (flags.has(TcpFlags::SYN), flags.has(TcpFlags::ACK)) {
-            (true, false) => {
-                self.syn(side, segment);
-                Ok(())
-            }
+            // Nobody says hello and goodbye at once, and it would get past the judge, who knows SYNs without FIN.
+            (true, _) if flags.has(TcpFlags::FIN) => Err(DropReason::StrayTcp),
+            (true, false) => Ok(self.syn(side, segment)),
             (true, true) => self.syn_ack(side, segment),
             (false, true) => self.ack(side, segment),
             // Only a SYN and a reset may come without.
@@ -241,18 +280,27 @@ impl TcpTrack {
         }
     }
 
+    /// Does this refuse a SYN: the first one, which nobody has answered for sure, or one that came later?
+    fn is_refusal(&self, segment: &Segment) -> bool {
+        let acknowledgement = segment.acknowledgement;
+        let is_open = !matches!(self.state, TcpState::SynSent | TcpState::SynReceived) || self.original.acked;
+        let again =
+            self.again.is_some_and(|syn| End::opened_by(&syn).syn_is_acknowledged_by(acknowledgement));
+        segment.flags.has(TcpFlags::ACK)
+            && (again || !is_open && self.original.syn_is_acknowledged_by(acknowledgement))
+    }
+
     fn reset(&mut self, side: Side, segment: &Segment) -> Result<(), DropReason> {
         let state = self.state;
-        let (own, other) = self.ends(side);
         let sequence = segment.sequence;
+        let is_refusal = side == Side::Reply && self.is_refusal(segment);
+        let (own, other) = self.ends(side);
         let believed = match (state, side) {
-            // RFC 9293, 3.10.7.3: nothing but the acknowledgement of the SYN says that it is meant.
-            (TcpState::SynSent, Side::Reply) => {
-                if !segment.flags.has(TcpFlags::ACK) || segment.acknowledgement != other.next {
-                    return Err(DropReason::TcpReset);
-                }
-                true
-            }
+            // RFC 9293, 3.10.7.3 and .4: the number of the SYN says that it is meant.
+            _ if is_refusal => true,
+            (TcpState::SynSent, Side::Reply) => return Err(DropReason::TcpReset),
+            // The answer to a challenge, or the end of an attempt; the next SYN opens anew in either case.
+            (TcpState::SynSent, Side::Original) => false,
             _ if other.acked => {
                 if !other.takes_reset(sequence) {
                     return Err(DropReason::TcpReset);
@@ -269,101 +317,95 @@ impl TcpTrack {
         Ok(())
     }
 
-    fn syn(&mut self, side: Side, segment: &Segment) {
-        match (self.state, side) {
-            // Nobody has answered: it may as well have begun with this one.
-            (TcpState::SynSent, Side::Original) => *self = Self::open(segment),
-            (_, Side::Original) if segment.sequence != self.opened_by => self.again = Some(segment.end()),
-            // The same one, sent again.
-            (_, Side::Original) => {}
+    fn syn(&mut self, side: Side, segment: &Segment) -> bool {
+        if side == Side::Reply {
             // It waits for what the other end says to it.
-            (_, Side::Reply) => {}
+            return false;
+        }
+        let is_same = segment.sequence.wrapping_add(1) == self.original.first;
+        match self.state {
+            // Sent again, perhaps with less data.
+            TcpState::SynSent if is_same => true,
+            // Nobody has answered: it may as well have begun with this one.
+            TcpState::SynSent => {
+                *self = Self::open(segment);
+                true
+            }
+            _ => {
+                if !is_same {
+                    self.again = Some(*segment);
+                }
+                false
+            }
         }
     }
 
-    fn syn_ack(&mut self, side: Side, segment: &Segment) -> Result<(), DropReason> {
+    fn syn_ack(&mut self, side: Side, segment: &Segment) -> Result<bool, DropReason> {
         let acknowledgement = segment.acknowledgement;
-        match (self.state, side) {
+        if side == Side::Original {
             // A simultaneous open (RFC 9293, 3.5): the entry is that of the later SYN, this acknowledges the earlier one.
-            (TcpState::SynSent, Side::Original) => Ok(()),
-            (TcpState::SynSent, Side::Reply) if acknowledgement == self.original.next => {
-                self.answer(segment);
-                Ok(())
-            }
-            (TcpState::SynSent, Side::Reply) => Err(DropReason::StrayTcp),
-            (TcpState::SynReceived, Side::Original) => self.ack(side, segment),
-            (_, Side::Reply) if self.again == Some(acknowledgement) => {
-                // The opened end had forgotten the old connection and takes the new SYN.
-                // How that SYN scaled its window was not kept: as far as can be.
-                let window = self.original.window;
-                self.original = End { next: acknowledgement, window, scale: 14, ..End::default() };
-                self.answer(segment);
-                Ok(())
-            }
-            // Sent again, or answered with a challenge.
-            _ => Ok(()),
+            return if self.state == TcpState::SynSent { Ok(true) } else { self.ack(side, segment) };
         }
+        let answers = self.original.syn_is_acknowledged_by(acknowledgement);
+        match self.state {
+            TcpState::SynSent if answers => self.answer(segment),
+            TcpState::SynSent => return Err(DropReason::StrayTcp),
+            // Sent again, perhaps with another number of its own: nobody has acknowledged the one before.
+            TcpState::SynReceived if answers && !self.original.acked => self.answer(segment),
+            _ => match self.again {
+                // The opened end had forgotten the old connection and takes the new SYN.
+                Some(syn) if End::opened_by(&syn).syn_is_acknowledged_by(acknowledgement) => {
+                    *self = Self::open(&syn);
+                    self.answer(segment);
+                }
+                // Sent again, or an answer to nothing.
+                _ => return Ok(false),
+            },
+        }
+        Ok(true)
     }
 
     fn answer(&mut self, segment: &Segment) {
+        self.reply = End::opened_by(segment);
+        self.reply.acknowledge(segment);
         // Windows are scaled if both ends say so (RFC 7323, 2.2).
-        let scale = segment.scale.unwrap_or(0);
         if segment.scale.is_none() {
             self.original.scale = 0;
         }
-        self.reply = End {
-            next: segment.end(),
-            acknowledged: segment.acknowledgement,
-            window: segment.window,
-            scale,
-            acked: true,
-            ..End::default()
-        };
-        self.again = None;
         self.state = TcpState::SynReceived;
     }
 
-    fn ack(&mut self, side: Side, segment: &Segment) -> Result<(), DropReason> {
-        let state = self.state;
-        let (own, other) = self.ends(side);
-        let (end, acknowledgement) = (segment.end(), segment.acknowledgement);
-        match (state, side) {
+    fn ack(&mut self, side: Side, segment: &Segment) -> Result<bool, DropReason> {
+        match (self.state, side) {
             (TcpState::SynSent, Side::Original) => return Err(DropReason::StrayTcp),
-            (TcpState::SynSent, Side::Reply) => {
-                // A challenge: this end believes in an older connection, and the reset that follows is held against this.
-                (own.acknowledged, own.acked, own.window) = (acknowledgement, true, segment.window);
-                return Ok(());
-            }
-            (TcpState::Closed, _) => return Ok(()),
+            // A challenge: this end believes in an older connection, and will be told.
+            (TcpState::SynSent, Side::Reply) | (TcpState::Closed, _) => return Ok(false),
             _ => {}
         }
-        if !other.expects(segment.sequence) {
-            return Ok(());
+        let (own, other) = self.ends(side);
+        if !other.expects(segment.sequence) || !own.may_acknowledge(segment.acknowledgement, other) {
+            return Ok(false);
         }
+        let end = segment.end();
         if at_or_after(end, own.next) {
             own.next = end;
         }
-        // Nobody acknowledges what was not sent.
-        if at_or_after(other.next, acknowledgement)
-            && (!own.acked || at_or_after(acknowledgement, own.acknowledged))
-        {
-            (own.acknowledged, own.acked, own.window) = (acknowledgement, true, segment.window);
-        }
-        if segment.flags.has(TcpFlags::FIN) {
+        own.acknowledge(segment);
+        if segment.flags.has(TcpFlags::FIN) && end == own.next {
             (own.fin, own.done) = (end, true);
         } else if own.done && end != own.fin && at_or_after(end, own.fin) {
             // It goes on after what was its FIN: that one was forged.
             own.done = false;
         }
         self.state = self.after_ack();
-        Ok(())
+        Ok(self.state != TcpState::TimeWait)
     }
 
     /// The state that the marks say.
     fn after_ack(&self) -> TcpState {
         let is_heard = |own: &End, other: &End| other.acked && at_or_after(other.acknowledged, own.fin);
         let (original, reply) = (&self.original, &self.reply);
-        if self.state == TcpState::SynReceived && !(original.acked && original.acknowledged == reply.next) {
+        if self.state == TcpState::SynReceived && !original.acked {
             return TcpState::SynReceived;
         }
         match (original.done, reply.done) {
@@ -417,9 +459,9 @@ mod tests {
     fn established() -> TcpTrack {
         let mut track = TcpTrack::open(&client("S", 0, 0));
         assert_eq!((track.state(), track.class()), (SynSent, Class::Embryonic));
-        assert_eq!(track.see(Reply, &server("SA", 0, 1)), Ok(()));
+        assert_eq!(track.see(Reply, &server("SA", 0, 1)), Ok(true));
         assert_eq!((track.state(), track.class()), (SynReceived, Class::Embryonic));
-        assert_eq!(track.see(Original, &client("A", 1, 1)), Ok(()));
+        assert_eq!(track.see(Original, &client("A", 1, 1)), Ok(true));
         assert_eq!((track.state(), track.class()), (Established, Class::Open));
         track
     }
@@ -440,7 +482,7 @@ mod tests {
             // The last acknowledgement was lost behind us.
             (Reply, server("FA", 561, 102), TimeWait),
         ] {
-            assert_eq!(track.see(side, &segment), Ok(()), "{segment:?}");
+            assert_eq!(track.see(side, &segment), Ok(state != TimeWait), "{segment:?}");
             assert_eq!(track.state(), state, "{segment:?}");
         }
         assert_eq!(track.class(), Class::Closing);
@@ -462,7 +504,8 @@ mod tests {
     #[test]
     fn resets_are_believed_by_their_numbers_only() {
         // The answer to a SYN.
-        for (reset, state) in [(server("RA", 0, 1), Ok(())), (server("RA", 0, 2), Err(DropReason::TcpReset))]
+        for (reset, state) in
+            [(server("RA", 0, 1), Ok(false)), (server("RA", 0, 2), Err(DropReason::TcpReset))]
         {
             let mut track = TcpTrack::open(&client("S", 0, 0));
             assert_eq!(track.see(Reply, &reset), state);
@@ -488,7 +531,7 @@ mod tests {
         // Behind data that was sent and not yet acknowledged.
         let mut track = established();
         track.see(Original, &data(client("A", 1, 1), 300)).unwrap();
-        assert_eq!(track.see(Original, &client("R", 301, 0)), Ok(()));
+        assert_eq!(track.see(Original, &client("R", 301, 0)), Ok(false));
         assert_eq!(track.state(), Closed);
     }
 
@@ -516,7 +559,7 @@ mod tests {
         let mut track = established();
         let new = segment("S", 55_555, 0);
         assert!(!track.gives_way_to_syn(Original) && !track.gives_way_to_syn(Reply));
-        assert_eq!(track.see(Original, &new), Ok(()));
+        assert_eq!(track.see(Original, &new), Ok(false));
         assert_eq!(track.state(), Established);
         // The end that still has the old connection challenges, and the other one resets it.
         let mut challenged = track;
@@ -541,9 +584,9 @@ mod tests {
     fn both_ends_may_open_at_once() {
         // The entry is the one of the server's SYN, which came second.
         let mut track = TcpTrack::open(&server("S", 0, 0));
-        assert_eq!(track.see(Original, &server("SA", 0, 1)), Ok(()));
-        assert_eq!(track.see(Reply, &client("SA", 0, 1)), Ok(()));
-        assert_eq!(track.see(Original, &server("A", 1, 1)), Ok(()));
+        assert_eq!(track.see(Original, &server("SA", 0, 1)), Ok(true));
+        assert_eq!(track.see(Reply, &client("SA", 0, 1)), Ok(true));
+        assert_eq!(track.see(Original, &server("A", 1, 1)), Ok(true));
         assert_eq!(track.state(), Established);
     }
 
@@ -552,7 +595,7 @@ mod tests {
         let mut track = TcpTrack::open(&client("S", 0, 0));
         track.see(Original, &segment("S", 42, 0)).unwrap();
         assert_eq!(track.see(Reply, &server("SA", 0, 1)), Err(DropReason::StrayTcp));
-        assert_eq!(track.see(Reply, &segment("SA", 1, 43)), Ok(()));
+        assert_eq!(track.see(Reply, &segment("SA", 1, 43)), Ok(true));
     }
 
     #[test]
@@ -560,6 +603,8 @@ mod tests {
         for forged in [
             data(client("A", 5000, 1), 10),     // beyond the window
             data(client("FA", 500_000, 1), 10), // a FIN out of it
+            client("FA", 200, 5000),            // within it, but acknowledges what was not sent
+            data(client("A", 200, 0x4000_0000), 10),
             client("A", 0x8000_0000, 1),
         ] {
             let mut track = established();
@@ -570,7 +615,7 @@ mod tests {
         let mut track = established();
         // Acknowledges what was never sent: the next reset of the other end is not held against it.
         track.see(Original, &client("A", 1, 900)).unwrap();
-        assert_eq!(track.see(Reply, &server("R", 1, 0)), Ok(()));
+        assert_eq!(track.see(Reply, &server("R", 1, 0)), Ok(false));
         assert_eq!(track.state(), Closed);
         // A forged FIN within the window is found out by what follows.
         let mut track = established();
@@ -578,6 +623,74 @@ mod tests {
         assert_eq!(track.state(), FinWait);
         track.see(Original, &data(client("A", 1, 1), 600)).unwrap();
         assert_eq!(track.state(), Established);
+    }
+
+    #[test]
+    fn a_fin_that_is_behind_what_was_sent_is_forged() {
+        let mut track = established();
+        track.see(Original, &data(client("A", 1, 1), 600)).unwrap();
+        track.see(Reply, &server("A", 1, 601)).unwrap();
+        track.see(Original, &client("FA", 200, 1)).unwrap();
+        assert_eq!(track.state(), Established);
+    }
+
+    #[test]
+    fn data_may_come_with_the_syn() {
+        // RFC 7413: the server may take the SYN alone, or some of the data.
+        for taken in [1, 50, 101] {
+            let mut track = TcpTrack::open(&data(client("S", 0, 0), 100));
+            assert_eq!(track.see(Original, &client("S", 0, 0)), Ok(true), "sent again without");
+            assert_eq!(track.see(Reply, &server("SA", 0, taken)), Ok(true), "{taken}");
+            assert_eq!(track.see(Original, &data(client("A", taken, 1), 101 - taken)), Ok(true));
+            assert_eq!(track.state(), Established);
+        }
+        let mut track = TcpTrack::open(&data(client("S", 0, 0), 100));
+        assert_eq!(track.see(Reply, &server("SA", 0, 102)), Err(DropReason::StrayTcp));
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_may_come_back_another_one() {
+        // The SYN-ACK with another number, as SYN cookies have it.
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        track.see(Reply, &segment("SA", 900_000, CLIENT.wrapping_add(1))).unwrap();
+        track.see(Reply, &server("SA", 0, 1)).unwrap();
+        assert_eq!(track.see(Original, &client("A", 1, 1)), Ok(true));
+        assert_eq!(track.state(), Established);
+        // A refusal: nobody listens any more.
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        track.see(Reply, &server("SA", 5000, 1)).unwrap();
+        assert_eq!(track.see(Reply, &segment("RA", 0, CLIENT.wrapping_add(1))), Ok(false));
+        assert_eq!(track.state(), Closed);
+        // The same for a later SYN, by an end that has forgotten the connection.
+        let mut track = established();
+        track.see(Original, &segment("S", 55_555, 0)).unwrap();
+        assert_eq!(track.see(Reply, &segment("RA", 0, 55_556)), Ok(false));
+        assert_eq!(track.state(), Closed);
+    }
+
+    #[test]
+    fn a_forged_challenge_does_not_end_an_attempt() {
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        assert_eq!(track.see(Reply, &server("A", 777, 999)), Ok(false));
+        assert_eq!(track.see(Original, &client("R", 999, 0)), Ok(false));
+        assert_eq!(track.see(Reply, &server("SA", 0, 1)), Ok(true));
+        assert_eq!(track.see(Original, &client("A", 1, 1)), Ok(true));
+        assert_eq!(track.state(), Established);
+    }
+
+    #[test]
+    fn a_syn_gives_way_only_where_nothing_is_lost() {
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        assert!(track.gives_way_to_syn(Reply) && !track.gives_way_to_syn(Original));
+        track.see(Reply, &server("SA", 0, 1)).unwrap();
+        assert!(!track.gives_way_to_syn(Reply), "the client may be done with the handshake");
+        let mut track = established();
+        assert_eq!(track.see(Original, &client("SF", 9, 0)), Err(DropReason::StrayTcp));
+        assert_eq!(track.see(Reply, &server("SFA", 9, 1)), Err(DropReason::StrayTcp));
+        track.see(Original, &client("FA", 1, 1)).unwrap();
+        track.see(Reply, &data(server("FA", 1, 1), 700)).unwrap();
+        assert_eq!(track.state(), LastAck);
+        assert!(!track.gives_way_to_syn(Original), "the last data may have to be sent again");
     }
 
     #[test]
@@ -604,7 +717,7 @@ mod tests {
                 let side = if from_client { Original } else { Reply };
                 if kind == 7 && !old.is_empty() {
                     let (side, again) = old[payload as usize % old.len()];
-                    prop_assert_eq!(track.see(side, &again), Ok(()));
+                    prop_assert!(track.see(side, &again).is_ok());
                     continue;
                 }
                 // Never more than the window is on its way.
@@ -614,11 +727,11 @@ mod tests {
                 let segment = data(make("A", sent[me], heard[me]), payload);
                 sent[me] += payload;
                 old.push((side, segment));
-                prop_assert_eq!(track.see(side, &segment), Ok(()));
+                prop_assert_eq!(track.see(side, &segment), Ok(true));
                 prop_assert_eq!(track.state(), Established);
             }
             let last = client("R", sent[0], 0);
-            prop_assert_eq!(track.see(Original, &last), Ok(()));
+            prop_assert_eq!(track.see(Original, &last), Ok(false));
             prop_assert_eq!(track.state(), Closed);
         }
     }
