@@ -6,15 +6,15 @@
 //!
 //! Whoever forges an INIT of an end does not see what it is answered with, so what came first stays beside what came last.
 //!
-//! Packets are known by their first chunk, as policy knows them. An end that is bundled behind another chunk (a SHUTDOWN behind
-//! a SACK, an ABORT behind an ERROR) is not noticed: the entry then stays as long as an open one may be silent.
+//! Packets are known by their first chunk, as policy knows them, but that the end of an association may be bundled behind data
+//! and acknowledgements (RFC 9260, 6.10) and counts there too, as far as the packet's first frame shows it.
 
 use crate::drop_reason::DropReason;
 use crate::flow::entry::{Class, Side};
 use crate::packet::Headers;
 use crate::wire::array;
 
-/// What tracking needs to know of a packet's first chunk.
+/// What tracking needs to know of a packet: its first chunk, or the one behind it that ends the association.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
     /// Its type.
@@ -28,11 +28,14 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    const DATA: u8 = 0;
     const INIT: u8 = 1;
     const INIT_ACK: u8 = 2;
+    const SACK: u8 = 3;
     const ABORT: u8 = 6;
     const SHUTDOWN: u8 = 7;
     const SHUTDOWN_ACK: u8 = 8;
+    const ERROR: u8 = 9;
     const COOKIE_ECHO: u8 = 10;
     const COOKIE_ACK: u8 = 11;
     const SHUTDOWN_COMPLETE: u8 = 14;
@@ -42,13 +45,30 @@ impl Chunk {
     pub fn of(head: &[u8], headers: &Headers) -> Option<Self> {
         let start = usize::from(headers.transport_offset);
         let tag = u32::from_be_bytes(array(head, start + 4)?);
-        let [kind, flags] = array(head, start + 12)?;
+        let [mut kind, mut flags] = array(head, start + 12)?;
+        if matches!(kind, Self::DATA | Self::SACK | Self::ERROR) {
+            let chunks = head.get(start + 12..head.len().min(headers.packet_len as usize))?;
+            (kind, flags) = Self::end_among(chunks).unwrap_or((kind, flags));
+        }
         let chosen = match kind {
             Self::INIT | Self::INIT_ACK => u32::from_be_bytes(array(head, start + 16)?),
             _ => 0,
         };
         let reflected = matches!(kind, Self::ABORT | Self::SHUTDOWN_COMPLETE) && flags & 1 != 0;
         Some(Self { kind, tag, reflected, chosen })
+    }
+
+    /// Type and flags of the first chunk that ends an association.
+    fn end_among(mut chunks: &[u8]) -> Option<(u8, u8)> {
+        loop {
+            let [kind, flags, length @ ..]: [u8; 4] = array(chunks, 0)?;
+            if matches!(kind, Self::ABORT | Self::SHUTDOWN | Self::SHUTDOWN_ACK) {
+                return Some((kind, flags));
+            }
+            // The length counts its header and not the padding to four bytes.
+            let length = usize::from(u16::from_be_bytes(length)).max(4);
+            chunks = chunks.get(length.next_multiple_of(4)..)?;
+        }
     }
 }
 
@@ -217,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    const DATA: u8 = 0;
+    const DATA: u8 = Chunk::DATA;
     const HEARTBEAT: u8 = 4;
 
     fn chunk(kind: u8, tag: u32) -> Chunk {
@@ -305,6 +325,21 @@ mod tests {
             [(Original, chunk(DATA, 22)), (Reply, chunk(DATA, 11)), (Original, chunk(HEARTBEAT, 22))]
         {
             assert_eq!(track.see(side, &early), Err(DropReason::StraySctp), "{early:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_behind_other_chunks_is_found() {
+        let sack = [Chunk::SACK, 0, 0, 16, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0];
+        let data = [DATA, 3, 0, 17, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0];
+        let shutdown = [Chunk::SHUTDOWN, 0, 0, 8, 0, 0, 0, 1];
+        let found = |parts: &[&[u8]]| Chunk::end_among(&parts.concat());
+        assert_eq!(found(&[&sack, &shutdown]), Some((Chunk::SHUTDOWN, 0)));
+        assert_eq!(found(&[&data, &sack, &[Chunk::ABORT, 1, 0, 4]]), Some((Chunk::ABORT, 1)));
+        for none in
+            [&[&sack[..], &data][..], &[&data, &shutdown[..3]], &[&[DATA, 0, 255, 255]], &[&[DATA, 0, 0, 0]]]
+        {
+            assert_eq!(found(none), None);
         }
     }
 
