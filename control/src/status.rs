@@ -14,6 +14,9 @@ use crate::cli::{Console, Table, Tone};
 /// Problems that the text form shows; errors come first.
 const PROBLEMS_SHOWN: usize = 20;
 
+/// Ports that the text form shows among those with the most connections.
+const HEAVIEST_SHOWN: usize = 5;
+
 /// Everything at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -138,6 +141,28 @@ pub struct PortStatus {
     pub state: PortState,
     /// Why it does not.
     pub detail: Option<String>,
+    /// What it costs the flow tables.
+    pub flows: PortFlows,
+}
+
+/// Connections charged to a port: those that its pod opened, and those from outside to it. All workers together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortFlows {
+    /// Connections now.
+    pub open: u64,
+    /// Those of them that are not established.
+    pub embryonic: u64,
+    /// Connections that had to go before their time, because a table was full or the pod had too many.
+    pub evicted: u64,
+    /// New connections that found no room.
+    pub refused: u64,
+}
+
+impl PortFlows {
+    /// Did its connections meet a limit?
+    fn limited(&self) -> u64 {
+        self.evicted + self.refused
+    }
 }
 
 /// One worker.
@@ -157,6 +182,14 @@ pub struct WorkerStatus {
     pub flows: u64,
     /// Most connections that this table holds.
     pub flow_capacity: u64,
+    /// Connections entered since the start.
+    pub flows_opened: u64,
+    /// Connections that ended because they were silent for too long.
+    pub flows_expired: u64,
+    /// Connections that had to go for new ones before their time.
+    pub flows_evicted: u64,
+    /// Connections that a change of policy or pods ended, or that a new one replaced.
+    pub flows_cut: u64,
 }
 
 /// How often a policy decided.
@@ -253,6 +286,7 @@ impl Status {
         }
         table.print(console, "  ")?;
 
+        self.print_heaviest(console)?;
         if !self.drops.is_empty() {
             heading(console, "Drops")?;
             let mut table = Table::new(&["packets", "reason"]);
@@ -277,6 +311,31 @@ impl Status {
             table.print(console, "  ")?;
         }
         Ok(())
+    }
+}
+
+impl Status {
+    /// Who fills the flow tables: what met a limit first, then by connections.
+    fn print_heaviest(&self, console: &mut Console) -> io::Result<()> {
+        let mut ports: Vec<&PortStatus> =
+            self.ports.iter().filter(|port| port.flows != PortFlows::default()).collect();
+        if ports.is_empty() {
+            return Ok(());
+        }
+        ports.sort_by_key(|port| std::cmp::Reverse((port.flows.limited(), port.flows.open)));
+        heading(console, "Most connections")?;
+        let mut table = Table::new(&["of", "connections", "not established", "evicted", "refused"]);
+        for port in ports.iter().take(HEAVIEST_SHOWN) {
+            let flows = &port.flows;
+            table.row([
+                port.pod.clone().unwrap_or_else(|| format!("{} {}", port.kind, port.interface)),
+                flows.open.to_string(),
+                flows.embryonic.to_string(),
+                flows.evicted.to_string(),
+                flows.refused.to_string(),
+            ]);
+        }
+        table.print(console, "  ")
     }
 }
 

@@ -50,7 +50,8 @@ drop_reasons! {
     StrayIcmpReply = "stray_icmp_reply", "An ICMP reply that nobody asked for.";
     IcmpErrorNoFlow = "icmp_error_no_flow", "An ICMP error about a connection that does not exist.";
     TcpReset = "tcp_reset", "A TCP reset that its receiver would not believe: its numbers are not those of the connection.";
-    FlowTableFull = "flow_table_full", "No room for another connection.";
+    FlowTableFull = "flow_table_full", "No room for another connection: the flow table is full of open ones.";
+    PodFlows = "pod_flows", "The pod has as many connections as one pod may have, all of them open.";
 
     // Link layer.
     Truncated = "truncated", "The frame ends before the headers it announces, or before the packet does.";

@@ -34,6 +34,7 @@ pub mod packet;
 pub mod parse;
 pub mod policy;
 pub mod port;
+mod prefetch;
 pub mod record;
 pub mod reset;
 pub mod rewrite;

@@ -30,7 +30,7 @@ use podgate_rcu::Reader;
 use crate::clock::{Clock, Instant64};
 use crate::counters::{TurnCounts, WorkerCounters};
 use crate::drop_reason::DropReason;
-use crate::flow::{FlowCounts, FlowTable, Timeouts};
+use crate::flow::{FlowCounts, FlowTable, Shares, Timeouts};
 use crate::packet::{Packet, PortId, PortKind, WorkerId};
 use crate::port::Port;
 use crate::record::{DropRecord, DropRecorder, DropRecords, drop_ring};
@@ -71,6 +71,8 @@ pub struct WorkerSettings {
     pub batch: usize,
     /// Connections that one worker can hold.
     pub flows: usize,
+    /// Those of them that may be charged to one pod.
+    pub flows_per_pod: usize,
     /// How long they may be silent.
     pub timeouts: Timeouts,
     /// What a change of policy does to them.
@@ -92,6 +94,7 @@ impl Default for WorkerSettings {
         Self {
             batch: 64,
             flows: 65_536,
+            flows_per_pod: 32_768,
             timeouts: Timeouts::default(),
             established: Established::Recheck,
             deny: Deny::Drop,
@@ -108,6 +111,8 @@ impl Default for WorkerSettings {
 pub struct WorkerView {
     /// Packets and drops.
     pub counters: WorkerCounters,
+    /// What of its flow table is charged to which port.
+    pub shares: Shares,
     generation: AtomicU64,
     drained: AtomicU64,
     flows: AtomicU64,
@@ -234,10 +239,13 @@ pub fn workers<C: Clock + Clone>(
         // A worker without ports is handed packets too. Room for its ports' comes with them.
         let from_others = settings.batch.saturating_mul(exchange.peers());
         let id = WorkerId(number as u8);
-        let view = Arc::new(WorkerView::default());
         let (recorder, drops) = drop_ring(settings.records.max(1));
         let (unresolved, wanted) = rtrb::RingBuffer::new(64);
         let [a, b, c, d] = settings.seed;
+        // A key of its own for each table: colliding in one says nothing about another.
+        let seed = [a ^ number as u64, b, c, d.rotate_left(17)];
+        let flows = FlowTable::new(settings.flows, settings.flows_per_pod, settings.timeouts, seed);
+        let view = Arc::new(WorkerView { shares: flows.shares().clone(), ..WorkerView::default() });
         workers.push(Worker {
             id,
             clock: clock.clone(),
@@ -245,12 +253,7 @@ pub fn workers<C: Clock + Clone>(
             pool,
             ports: Vec::new(),
             places: Vec::new(),
-            // A key of its own for each table: colliding in one says nothing about another.
-            flows: FlowTable::new(
-                settings.flows,
-                settings.timeouts,
-                [a ^ number as u64, b, c, d.rotate_left(17)],
-            ),
+            flows,
             ownership: Ownership::new(settings.seed),
             exchange,
             counts: TurnCounts::new(),
@@ -305,22 +308,31 @@ impl<C: Clock> Worker<C> {
     /// Looks up, judges and forwards every packet whose connection is owned here.
     fn track_and_forward(&mut self, snapshot: &Snapshot, now: Instant64) {
         let mut batch = std::mem::take(&mut self.batch);
-        for packet in batch.drain(..) {
-            match self.track(snapshot, &packet, now) {
-                Ok(hop) => self.forward(snapshot, packet, hop, now),
-                Err(refusal) => {
-                    if let Some(neighbour) = refusal.unresolved {
-                        // A full ring has the control side busy with others; the sender will try again.
-                        let _ = self.unresolved.push(neighbour);
-                    }
-                    if self.settings.deny == Deny::Reject && refusal.is_by_policy() {
-                        self.reject(snapshot, &packet, now);
-                    }
-                    self.drop_packet(packet, refusal.reason, refusal.decided_by, now);
-                }
+        let mut rest = batch.drain(..);
+        while !rest.as_slice().is_empty() {
+            self.look_ahead(rest.as_slice());
+            for packet in rest.by_ref().take(LOOK_AHEAD) {
+                self.track_one(snapshot, packet, now);
             }
         }
+        drop(rest);
         self.batch = batch;
+    }
+
+    fn track_one(&mut self, snapshot: &Snapshot, packet: Packet, now: Instant64) {
+        match self.track(snapshot, &packet, now) {
+            Ok(hop) => self.forward(snapshot, packet, hop, now),
+            Err(refusal) => {
+                if let Some(neighbour) = refusal.unresolved {
+                    // A full ring has the control side busy with others; the sender will try again.
+                    let _ = self.unresolved.push(neighbour);
+                }
+                if self.settings.deny == Deny::Reject && refusal.is_by_policy() {
+                    self.reject(snapshot, &packet, now);
+                }
+                self.drop_packet(packet, refusal.reason, refusal.decided_by, now);
+            }
+        }
     }
 
     /// One system call for each port that has something to send.
@@ -443,6 +455,10 @@ impl<C: Clock> Worker<C> {
         (self.ports.into_iter().map(|attached| attached.port).collect(), pool)
     }
 }
+
+/// Packets whose entries are asked for together: as many as the processor's first cache holds the entries of, with room for
+/// the packets themselves.
+const LOOK_AHEAD: usize = 32;
 
 /// Entries of the flow table that a turn looks at for age.
 const AGING_STEPS: usize = 8;

@@ -773,24 +773,55 @@ fn denied_packets_are_rejected_if_asked_for() {
     }
 }
 
+/// A connection that both ends have agreed on.
+fn establish(case: &mut Case, port: u16) {
+    let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+    case.passes(a, &there.tcp(port, 80, "S"), b);
+    case.passes(b, &back.tcp(80, port, "SA"), a);
+    case.passes(a, &there.tcp(port, 80, "A"), b);
+}
+
 #[test]
 fn a_full_table_refuses_new_connections_and_keeps_open_ones() {
-    let mut case = Case::with(1, false, &WorkerSettings { flows: 4, ..WorkerSettings::default() });
-    let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+    let settings = WorkerSettings { flows: 4, flows_per_pod: 4, ..WorkerSettings::default() };
+    let mut case = Case::with(1, false, &settings);
+    let (there, a, b, outside) = (case.a_to_b(), case.a, case.b, case.outside_ip());
     for port in 0..4 {
-        case.passes(a, &there.tcp(1000 + port, 80, "S"), b);
-        case.passes(b, &back.tcp(80, 1000 + port, "SA"), a);
-        case.passes(a, &there.tcp(1000 + port, 80, "A"), b);
+        establish(&mut case, 1000 + port);
     }
-    case.drops(a, &there.tcp(2000, 80, "S"), DropReason::FlowTableFull);
+    // Another pod's, so that it is not the quota which refuses.
+    let other = From::new(b, case.b_ip(), outside);
+    case.drops(b, &other.tcp(2000, 80, "S"), DropReason::FlowTableFull);
     case.passes(a, &there.tcp(1000, 80, "A"), b);
     case.passes(a, &there.tcp(1001, 80, "FA"), b);
     case.rig.advance(Duration::from_secs(121));
     for _ in 0..8 {
         case.rig.settle();
     }
-    case.passes(a, &there.tcp(2000, 80, "S"), b);
+    case.passes(b, &other.tcp(2000, 80, "S"), UPLINK);
     case.rig.finish();
+}
+
+#[test]
+fn a_pod_beyond_its_quota_pays_with_its_own_embryonic_connections() {
+    for (workers, six) in [(1, false), (1, true), (2, false), (2, true)] {
+        let settings = WorkerSettings { flows: 64, flows_per_pod: 3, ..WorkerSettings::default() };
+        let mut case = Case::with(workers, six, &settings);
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        establish(&mut case, 1000);
+        for port in 0..20 {
+            case.passes(a, &there.tcp(2000 + port, 80, "S"), b);
+        }
+        assert_eq!(case.rig.flows(), 3);
+        case.passes(a, &there.tcp(1000, 80, "A"), b);
+        case.drops(b, &back.tcp(80, 2000, "SA"), DropReason::StrayTcp);
+        // The other pod's are not charged to this one.
+        case.passes(b, &back.tcp(80, 3000, "S"), a);
+        establish(&mut case, 1001);
+        establish(&mut case, 1002);
+        case.drops(a, &there.tcp(1003, 80, "S"), DropReason::PodFlows);
+        case.rig.finish();
+    }
 }
 
 #[test]

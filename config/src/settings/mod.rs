@@ -118,6 +118,8 @@ pub struct Settings {
     pub ring_size: u32,
     /// `flows`.
     pub flows: u32,
+    /// `flows_per_pod`.
+    pub flows_per_pod: u32,
     /// `tcp_timeout_syn_sent` and the others.
     pub timeouts: Timeouts,
     /// `limit_pods`.

@@ -45,6 +45,7 @@ impl Default for Settings {
             frames: 131_072,
             ring_size: 2048,
             flows: 262_144,
+            flows_per_pod: 131_072,
             timeouts: Timeouts::default(),
             limit_pods: 1 << 17,
             limit_atoms: 1 << 16,
@@ -290,6 +291,13 @@ pub static TABLE: &[Setting] = &[
         1024,
         16_777_216,
         "Connections that each worker remembers at most"
+    ),
+    count!(
+        flows_per_pod,
+        "a number from 64 to 16777216",
+        64,
+        16_777_216,
+        "How many of them may be charged to one pod: to the one that opens them, or, if that is outside, to the one that they go to"
     ),
     silence!(tcp_timeout_syn_sent, "TCP: a SYN was seen"),
     silence!(tcp_timeout_syn_recv, "TCP: it was answered"),

@@ -108,6 +108,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         keep_established: settings.established == Established::Keep,
         reject: settings.deny == Deny::Reject,
         flows: settings.flows as usize,
+        flows_per_pod: settings.flows_per_pod as usize,
         timeouts: timeouts(&settings.timeouts),
         frames: settings.frames,
         ring_size: settings.ring_size,

@@ -41,6 +41,8 @@ pub struct Options {
     pub reject: bool,
     /// Connections that a worker can hold.
     pub flows: usize,
+    /// Those of them that may be charged to one pod.
+    pub flows_per_pod: usize,
     /// How long those may be silent.
     pub timeouts: Timeouts,
     /// Frames of the packet memory, 4096 bytes each.

@@ -16,7 +16,7 @@ use podgate_dataplane::snapshot::{Mac, PortEntry};
 use super::resolve::PodPort;
 use crate::admin::protocol::PortSpec;
 use crate::netlink::{format_mac, parse_mac};
-use crate::status::{PortState, PortStatus};
+use crate::status::{PortFlows, PortState, PortStatus};
 
 /// Port numbers go up to this; the snapshot's table is as long as the largest.
 const MAX_PORTS: u16 = 4096;
@@ -345,6 +345,7 @@ pub fn status_of(interface: &str, wanted: &Wanted, closed: &BTreeMap<ObjectName,
         workers: open.map(|open| vec![open.worker.0]).unwrap_or_default(),
         state,
         detail,
+        flows: PortFlows::default(),
     }
 }
 

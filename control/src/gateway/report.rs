@@ -7,11 +7,12 @@ use podgate_config::manifest::{Finding, Severity};
 use podgate_dataplane::af_xdp::Statistics;
 use podgate_dataplane::counters::Snapshot;
 use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::packet::PortId;
 use podgate_dataplane::policy::Direction;
 
 use super::Gateway;
 use crate::status::{
-    PolicyHits, PolicyStatus, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
+    PolicyHits, PolicyStatus, PortFlows, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
 };
 use crate::telemetry::metrics::DeviceCounts;
 
@@ -20,7 +21,8 @@ impl Gateway {
     pub(super) fn status(&mut self) -> Status {
         let in_force = self.engine.generation_in_force();
         let source = self.source_status();
-        let ports = self.ports.status(&self.closed);
+        let mut ports = self.ports.status(&self.closed);
+        ports.iter_mut().for_each(|port| port.flows = self.flows_of(port.id));
         let workers = self.worker_status();
         let published = self.engine.generation_published();
         let synced = source.synced;
@@ -102,6 +104,18 @@ impl Gateway {
                 format!("worker {worker} has ended by itself, its ports drop; start podgate again"),
             );
         }
+        let half = self.options.flows as u64 / 2;
+        for port in ports
+            .iter()
+            .filter(|port| port.flows.embryonic >= half.min(self.options.flows_per_pod as u64 / 2))
+        {
+            let whose = port.pod.as_deref().unwrap_or(&port.interface);
+            let message = format!(
+                "{whose} has {} connections that nobody has answered: a flood? Its oldest ones make room for new ones",
+                port.flows.embryonic
+            );
+            tell(false, "flows", message);
+        }
         for port in ports.iter().filter(|port| port.state != PortState::Up) {
             let word = if port.state == PortState::Down { "down" } else { "closed" };
             let detail = port.detail.as_deref().unwrap_or("no reason known");
@@ -112,6 +126,19 @@ impl Gateway {
         }
         source.warnings.iter().for_each(|line| tell(false, "source", line.clone()));
         problems
+    }
+
+    /// What is charged to a port, by all workers.
+    fn flows_of(&self, port: Option<u16>) -> PortFlows {
+        let mut sum = PortFlows::default();
+        let Some(port) = port.map(PortId) else { return sum };
+        for share in self.engine.views().filter_map(|view| view.shares.of(port)) {
+            sum.open += u64::from(share.flows());
+            sum.embryonic += u64::from(share.embryonic());
+            sum.evicted += share.evicted();
+            sum.refused += share.refused();
+        }
+        sum
     }
 
     fn policy_status(&self) -> PolicyStatus {
@@ -138,6 +165,7 @@ impl Gateway {
         views
             .map(|((worker, view), core)| {
                 let counts = view.counters.snapshot().counts;
+                let flows = view.flow_counts();
                 WorkerStatus {
                     worker,
                     core,
@@ -146,6 +174,10 @@ impl Gateway {
                     dropped: counts.dropped_total(),
                     flows: view.flows(),
                     flow_capacity: self.options.flows as u64,
+                    flows_opened: flows.opened,
+                    flows_expired: flows.expired,
+                    flows_evicted: flows.evicted,
+                    flows_cut: flows.cut,
                 }
             })
             .collect()

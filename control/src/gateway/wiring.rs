@@ -62,6 +62,7 @@ fn engine_config(options: &Options) -> EngineConfig {
     let random = RandomState::new();
     let worker = WorkerSettings {
         flows: options.flows,
+        flows_per_pod: options.flows_per_pod,
         timeouts: options.timeouts,
         established: if options.keep_established { Established::Keep } else { Established::Recheck },
         deny: if options.reject { Deny::Reject } else { Deny::Drop },

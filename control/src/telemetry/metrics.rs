@@ -120,6 +120,16 @@ fn describe() {
     );
     describe_gauge!("podgate_flows", "Connections in a worker's flow table");
     describe_gauge!("podgate_flow_capacity", "Connections that a worker's flow table holds at most");
+    describe_counter!("podgate_flows_opened_total", "Connections entered into a worker's flow table");
+    describe_counter!("podgate_flows_expired_total", "Connections that were silent for too long");
+    describe_counter!(
+        "podgate_flows_evicted_total",
+        "Connections that had to go for new ones before their time: not established yet, or over"
+    );
+    describe_counter!(
+        "podgate_flows_cut_total",
+        "Connections that a change of policy or pods ended, or that a new one replaced"
+    );
     describe_counter!(
         "podgate_policy_connections_total",
         "New connections decided, by policy, direction and verdict"
@@ -171,7 +181,15 @@ fn set_status(status: &Status) {
     for worker in &status.workers {
         let number = worker.worker.to_string();
         gauge!("podgate_flows", "worker" => number.clone()).set(worker.flows as f64);
-        gauge!("podgate_flow_capacity", "worker" => number).set(worker.flow_capacity as f64);
+        gauge!("podgate_flow_capacity", "worker" => number.clone()).set(worker.flow_capacity as f64);
+        for (name, count) in [
+            ("podgate_flows_opened_total", worker.flows_opened),
+            ("podgate_flows_expired_total", worker.flows_expired),
+            ("podgate_flows_evicted_total", worker.flows_evicted),
+            ("podgate_flows_cut_total", worker.flows_cut),
+        ] {
+            counter!(name, "worker" => number.clone()).absolute(count);
+        }
     }
     for hits in &status.policies {
         for (verdict, count) in [("allow", hits.allowed), ("deny", hits.denied)] {

@@ -116,7 +116,7 @@ impl Timeouts {
                 SctpState::Shutdown => self.sctp_timeout_shutdown,
                 SctpState::Closed => self.sctp_timeout_closed,
             },
-            Progress::Plain { answered } => match (flow.original.protocol, answered) {
+            Progress::Plain { answered } => match (flow.translated.protocol, answered) {
                 (protocol::UDP, false) => self.udp_timeout,
                 (protocol::UDP, true) => self.udp_timeout_stream,
                 (protocol::ICMP | protocol::ICMPV6, _) => self.icmp_timeout,
@@ -198,35 +198,36 @@ pub struct Hop {
     pub mtu: u16,
 }
 
-/// The entry of a connection.
+/// The entry of a connection: four cache lines, of which the first has what every packet needs.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub struct Flow {
     /// What finds it; never changed.
     pub key: FlowKey,
-    /// Which way the original direction goes between the key's ends.
-    pub heading: Heading,
-    /// The original direction before translation.
-    pub original: Tuple,
-    /// The original direction after translation: what is judged.
-    pub translated: Tuple,
-    /// The destination port that policy was asked about (0 where the protocol has none), host order.
-    pub judged_port: u16,
-    /// Identities of the pods that had the source and the destination address when it was judged; 0 for no pod.
-    pub identities: [u32; 2],
-    /// The port that the opening packet came in by; replies leave by it.
-    pub entry_port: PortId,
-    /// Where it came from on the link, for replies over an uplink.
-    pub entry_mac: Mac,
-    /// The snapshot it was judged under last.
-    pub generation: u64,
-    /// What was said then.
-    pub judgement: Judgement,
-    /// How packets leave: original direction, reply direction. Good for `generation`.
-    pub hops: [Hop; 2],
     /// When a packet of either direction was seen last.
     pub last_seen: Instant64,
+    /// The snapshot it was judged under last.
+    pub generation: u64,
+    /// The port of the pod that it is charged to; never changed.
+    pub account: PortId,
+    /// The port that the opening packet came in by; replies leave by it.
+    pub entry_port: PortId,
+    /// The destination port that policy was asked about (0 where the protocol has none), host order.
+    pub judged_port: u16,
+    /// Which way the original direction goes between the key's ends.
+    pub heading: Heading,
+    /// How packets leave: original direction, reply direction. Good for `generation`.
+    pub hops: [Hop; 2],
     /// How far it has come.
     pub progress: Progress,
+    /// Identities of the pods that had the source and the destination address when it was judged; 0 for no pod.
+    pub identities: [u32; 2],
+    /// The original direction after translation: what is judged. Before translation it is what `key` and `heading` say.
+    pub translated: Tuple,
+    /// What was said under `generation`.
+    pub judgement: Judgement,
+    /// Where it came from on the link, for replies over an uplink.
+    pub entry_mac: Mac,
 }
 
 impl Flow {
@@ -265,7 +266,7 @@ impl Flow {
     /// # Errors
     /// Why its connection does not allow it. Nothing has changed then.
     #[inline]
-    pub fn see(&mut self, side: Side, evidence: &Evidence, now: Instant64) -> Result<(), DropReason> {
+    pub(super) fn see(&mut self, side: Side, evidence: &Evidence, now: Instant64) -> Result<(), DropReason> {
         let was_over = self.class() == Class::Closing;
         let is_alive = match (&mut self.progress, evidence) {
             (Progress::Tcp(track), Evidence::Tcp(segment)) => track.see(side, segment)?,

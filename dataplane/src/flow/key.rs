@@ -72,8 +72,9 @@ impl Tuple {
 /// go (ICMP), the one that asks first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
-    first: u128,
-    second: u128,
+    /// Words rather than a u128 each: that would be aligned to 16 bytes, and fill the key up to 48.
+    first: [u64; 2],
+    second: [u64; 2],
     /// Both ports and the protocol: one word to hash and compare.
     rest: u64,
 }
@@ -108,8 +109,8 @@ impl FlowKey {
     fn directed(tuple: &Tuple) -> Self {
         let ports = u64::from(tuple.source_port) << 16 | u64::from(tuple.destination_port);
         Self {
-            first: bits(tuple.source),
-            second: bits(tuple.destination),
+            first: words(tuple.source),
+            second: words(tuple.destination),
             rest: ports << 8 | u64::from(tuple.protocol),
         }
     }
@@ -122,6 +123,12 @@ fn bits(address: IpAddr) -> u128 {
         IpAddr::V4(v4) => 0xffff_0000_0000 | u128::from(v4.to_bits()),
         IpAddr::V6(v6) => v6.to_bits(),
     }
+}
+
+#[inline]
+fn words(address: IpAddr) -> [u64; 2] {
+    let bits = bits(address);
+    [(bits >> 64) as u64, bits as u64]
 }
 
 /// Two addresses in one order whichever way a packet goes between them, as numbers (IPv4 as IPv4-mapped).

@@ -8,39 +8,60 @@
 //! - Both directions of a connection find one entry ([`FlowKey`]), and say which direction a packet goes.
 //! - How far a connection has come is followed exactly ([`TcpTrack`], [`SctpTrack`]), and a packet that its state does not
 //!   allow does not pass.
-//! - A full table refuses new connections unless an embryonic one (not established yet) can go, the oldest first. An
-//!   open connection is never evicted.
+//! - An open connection is never evicted. For a new one that finds the table full, a connection that is over goes, or else
+//!   the oldest embryonic one (not established yet) of the pod that has most of them. A pod may have only so many
+//!   connections; beyond that it makes room from its own. So whoever floods, or is flooded, pays for it alone.
 //! - Aging costs a fixed number of steps a turn ([`FlowTable::age`]), however many entries there are. So it may come late,
 //!   most of all while a worker sleeps, and whoever finds an entry asks whether its time is over ([`FlowTable::is_expired`]).
 //!
 //! How aging works: each entry waits in exactly one of three queues, one a class. The head of a queue is looked at: has
-//! its time passed since it was last seen, it goes; otherwise it goes to the back of the queue of the class it has now.
-//! So a packet touches one time stamp and no list.
+//! its time passed since it was last seen, it goes; otherwise it goes to the back of its queue. So a packet touches one time
+//! stamp and no list.
+//!
+//! How a lookup is fast: a batch's keys are hashed first, which finds the places of likely entries in the index
+//! ([`FlowTable::prefetch`]) and has their cache lines on the way, many at a time, when the packets are tracked one by one.
+//! An entry is four cache lines, what every packet reads first.
+//!
+//! The index is twice as large as the table, and a removed entry mostly leaves no mark in it; so an insertion, too, costs a few
+//! steps, and the index never grows or is rebuilt.
 
+mod account;
+mod chain;
 mod entry;
 mod key;
 mod sctp;
 mod tcp;
 
+pub use account::{Share, Shares};
 pub use entry::{Class, Evidence, Flow, Hop, Progress, Side, Timeouts};
 pub use key::{FlowKey, Heading, Tuple, pair};
 pub use sctp::{Chunk, SctpState, SctpTrack};
 pub use tcp::{Segment, TcpState, TcpTrack};
 
-use std::collections::VecDeque;
-
+use account::Accounts;
 use ahash::RandomState;
 use hashbrown::HashTable;
 
+use chain::{Chain, Queue};
+
 use crate::clock::Instant64;
+use crate::drop_reason::DropReason;
+use crate::packet::PortId;
+use crate::policy::Judgement;
+use crate::prefetch::prefetch;
 
 /// An entry's place in its table. Good until the entry is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowId(u32);
 
-/// Why a connection could not be entered: the table is full of open ones.
+/// Why a connection could not be entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub enum NoRoom {
+    /// The table is full of open ones.
+    Table,
+    /// The pod that it would be charged to has as many as it may have, all of them open.
+    Pod,
+}
 
 /// What the table did since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,7 +70,7 @@ pub struct FlowCounts {
     pub opened: u64,
     /// Entries that ended because nothing was seen for their time.
     pub expired: u64,
-    /// Embryonic entries that had to go for a new one.
+    /// Entries that had to go for a new one before their time: embryonic ones, and those that were over.
     pub evicted: u64,
     /// Entries ended by a change of policy or of the pod behind an address, or replaced.
     pub cut: u64,
@@ -60,29 +81,34 @@ pub struct FlowTable {
     index: HashTable<u32>,
     slab: Vec<Option<Flow>>,
     free: Vec<u32>,
-    waiting: [VecDeque<u32>; Class::COUNT],
+    /// For aging, by class.
+    waiting: [Queue; Class::COUNT],
+    waiting_links: Chain,
     next_class: usize,
+    accounts: Accounts,
+    per_pod: u32,
     hasher: RandomState,
     counts: FlowCounts,
     timeouts: Timeouts,
 }
 
-/// How many embryonic candidates an insertion into a full table looks at.
-const EVICTION_LOOKS: usize = 16;
-
 impl FlowTable {
-    /// A table for `capacity` connections, keyed with `seed`. All memory is allocated here.
+    /// A table for `capacity` connections, of which at most `per_pod` are charged to one pod, keyed with `seed`. All memory is
+    /// allocated here.
     #[must_use]
-    pub fn new(capacity: usize, timeouts: Timeouts, seed: [u64; 4]) -> Self {
+    pub fn new(capacity: usize, per_pod: usize, timeouts: Timeouts, seed: [u64; 4]) -> Self {
         let capacity = capacity.clamp(1, u32::MAX as usize / 2);
         let [a, b, c, d] = seed;
         Self {
-            // Twice the room: then a table full of the marks of removed entries is cleaned in place.
+            // Twice the room: then a table full of the marks of removed entries would be cleaned in place.
             index: HashTable::with_capacity(2 * capacity),
             slab: (0..capacity).map(|_| None).collect(),
             free: (0..capacity as u32).rev().collect(),
-            waiting: [(); Class::COUNT].map(|()| VecDeque::with_capacity(capacity)),
+            waiting: [Queue::EMPTY; Class::COUNT],
+            waiting_links: Chain::new(capacity),
             next_class: 0,
+            accounts: Accounts::new(capacity),
+            per_pod: per_pod.clamp(1, capacity) as u32,
             hasher: RandomState::with_seeds(a, b, c, d),
             counts: FlowCounts::default(),
             timeouts,
@@ -113,11 +139,25 @@ impl FlowTable {
         self.counts
     }
 
+    /// What is charged to each port: the same counters for as long as the table lives, to be read from anywhere.
+    #[must_use]
+    pub fn shares(&self) -> &Shares {
+        self.accounts.shares()
+    }
+
     /// The keyed hash of a connection's key.
     #[inline]
     #[must_use]
     pub fn hash(&self, key: &FlowKey) -> u64 {
         self.hasher.hash_one(key)
+    }
+
+    /// Has the entry that likely has this hash on its way into the cache. Changes nothing.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        if let Some(entry) = self.index.iter_hash(hash).next().and_then(|id| self.slab.get(*id as usize)) {
+            prefetch(entry);
+        }
     }
 
     /// The entry of a connection. `hash` is that of `key`.
@@ -135,31 +175,64 @@ impl FlowTable {
         self.entry(id.0)
     }
 
-    /// An entry, to change. Its key must stay.
-    #[inline]
-    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.slab.get_mut(id.0 as usize)?.as_mut()
-    }
-
     fn entry(&self, id: u32) -> Option<&Flow> {
         self.slab.get(id as usize)?.as_ref()
+    }
+
+    fn entry_mut(&mut self, id: u32) -> Option<&mut Flow> {
+        self.slab.get_mut(id as usize)?.as_mut()
+    }
+
+    /// Takes note of a packet that matches an entry.
+    ///
+    /// # Errors
+    /// Why its connection does not allow it. Nothing has changed then.
+    #[inline]
+    pub fn see(
+        &mut self,
+        id: FlowId,
+        side: Side,
+        evidence: &Evidence,
+        now: Instant64,
+    ) -> Result<Hop, DropReason> {
+        let flow = self.slab.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(DropReason::PortGone)?;
+        let before = flow.class();
+        flow.see(side, evidence, now)?;
+        let (hop, after) = (flow.hop(side), flow.class());
+        if before != after {
+            self.reclass(id.0, before, after);
+        }
+        Ok(hop)
+    }
+
+    /// Notes what was said of a connection under a newer snapshot.
+    pub fn judged(&mut self, id: FlowId, generation: u64, judgement: Judgement, hops: [Hop; 2]) {
+        if let Some(flow) = self.entry_mut(id.0) {
+            (flow.generation, flow.judgement, flow.hops) = (generation, judgement, hops);
+        }
+    }
+
+    fn reclass(&mut self, id: u32, from: Class, to: Class) {
+        let Some(account) = self.entry(id).map(|flow| flow.account) else { return };
+        self.accounts.reclass(account, id, from, to);
+        self.wait_no_more(id, from);
+        self.wait(id, to);
     }
 
     /// Enters a connection that is not in the table yet.
     ///
     /// # Errors
-    /// [`Full`] if there is no room and no embryonic entry among the oldest can go.
-    pub fn insert(&mut self, flow: Flow) -> Result<FlowId, Full> {
-        let id = match self.free.pop() {
-            Some(id) => id,
-            None => {
-                self.evict()?;
-                self.free.pop().ok_or(Full)?
+    /// [`NoRoom`] if no other one can go for it.
+    pub fn insert(&mut self, flow: Flow, now: Instant64) -> Result<FlowId, NoRoom> {
+        let account = flow.account;
+        let id = self.make_room(account, now).inspect_err(|_| {
+            if let Some(share) = self.accounts.share(account) {
+                share.count_refused();
             }
-        };
+        })?;
         let hash = self.hash(&flow.key);
         let class = flow.class();
-        let Some(place) = self.slab.get_mut(id as usize) else { return Err(Full) };
+        let Some(place) = self.slab.get_mut(id as usize) else { return Err(NoRoom::Table) };
         *place = Some(flow);
         let (slab, hasher) = (&self.slab, &self.hasher);
         let rehash = |id: &u32| match slab.get(*id as usize) {
@@ -167,9 +240,39 @@ impl FlowTable {
             _ => 0,
         };
         self.index.insert_unique(hash, id, rehash);
-        self.wait(class, id);
+        self.wait(id, class);
+        self.accounts.open(account, id, class);
         self.counts.opened += 1;
         Ok(FlowId(id))
+    }
+
+    /// A free place for a connection that is charged to `account`.
+    fn make_room(&mut self, account: PortId, now: Instant64) -> Result<u32, NoRoom> {
+        let flows = self.accounts.share(account).map_or(0, Share::flows);
+        if flows >= self.per_pod {
+            let own = self.accounts.dispensable(account).ok_or(NoRoom::Pod)?;
+            self.evict(own);
+        }
+        if self.free.is_empty() {
+            // Aging may not have come to what is over.
+            self.age(now, Class::COUNT);
+        }
+        if self.free.is_empty() {
+            let over = self.waiting.get(Class::Closing as usize).and_then(Queue::oldest);
+            let id = over.or_else(|| self.accounts.oldest_of_heaviest()).ok_or(NoRoom::Table)?;
+            self.evict(id);
+        }
+        self.free.pop().ok_or(NoRoom::Table)
+    }
+
+    fn evict(&mut self, id: u32) {
+        let account = self.entry(id).map(|flow| flow.account);
+        if let Some(share) = account.and_then(|account| self.accounts.share(account)) {
+            share.count_evicted();
+        }
+        if self.remove(id) {
+            self.counts.evicted += 1;
+        }
     }
 
     /// Was a connection silent for longer than its time? Aging may not have come to it yet.
@@ -181,14 +284,14 @@ impl FlowTable {
 
     /// Ends a connection that [is expired](Self::is_expired).
     pub fn expire(&mut self, id: FlowId) {
-        if self.unlink(id.0) {
+        if self.remove(id.0) {
             self.counts.expired += 1;
         }
     }
 
     /// Ends a connection for a reason other than its age.
     pub fn cut(&mut self, id: FlowId) {
-        if self.unlink(id.0) {
+        if self.remove(id.0) {
             self.counts.cut += 1;
         }
     }
@@ -197,68 +300,54 @@ impl FlowTable {
     pub fn age(&mut self, now: Instant64, steps: usize) {
         for _ in 0..steps {
             self.next_class = (self.next_class + 1) % Class::COUNT;
-            self.age_one(self.next_class, now);
-        }
-    }
-
-    /// Looks at the longest-waiting entry of a class.
-    fn age_one(&mut self, class: usize, now: Instant64) {
-        let Some(id) = self.waiting.get_mut(class).and_then(VecDeque::pop_front) else { return };
-        let Some(flow) = self.entry(id) else {
-            // It was removed while it waited, and only now is its place free again.
-            self.free.push(id);
-            return;
-        };
-        if now.since(flow.last_seen) < self.timeouts.of(flow) {
-            let class = flow.class();
-            self.wait(class, id);
-        } else {
-            self.unlink(id);
-            self.free.push(id);
-            self.counts.expired += 1;
-        }
-    }
-
-    /// Makes room for one entry.
-    fn evict(&mut self) -> Result<(), Full> {
-        for _ in 0..EVICTION_LOOKS {
-            let queue = self.waiting.get_mut(Class::Embryonic as usize);
-            let Some(id) = queue.and_then(VecDeque::pop_front) else { return Err(Full) };
-            match self.entry(id).map(Flow::class) {
-                Some(Class::Embryonic) => {
-                    self.unlink(id);
-                    self.free.push(id);
-                    self.counts.evicted += 1;
-                    return Ok(());
-                }
-                Some(class) => self.wait(class, id),
-                None => {
-                    self.free.push(id);
-                    return Ok(());
-                }
+            let Some(id) = self.waiting.get(self.next_class).and_then(Queue::oldest) else { continue };
+            if self.is_expired(FlowId(id), now) {
+                self.expire(FlowId(id));
+            } else if let Some(queue) = self.waiting.get_mut(self.next_class) {
+                self.waiting_links.remove(queue, id);
+                self.waiting_links.push(queue, id);
             }
         }
-        Err(Full)
     }
 
-    fn wait(&mut self, class: Class, id: u32) {
+    fn wait(&mut self, id: u32, class: Class) {
         if let Some(queue) = self.waiting.get_mut(class as usize) {
-            // Never grows: each place waits in one queue at most, and each queue has room for all.
-            queue.push_back(id);
+            self.waiting_links.push(queue, id);
         }
     }
 
-    /// Takes an entry out of index and slab. Its place is not free before it was taken out of its queue too.
-    fn unlink(&mut self, id: u32) -> bool {
-        let Some(flow) = self.slab.get_mut(id as usize).and_then(Option::take) else { return false };
-        let hash = self.hash(&flow.key);
-        match self.index.find_entry(hash, |other| *other == id) {
-            Ok(found) => {
-                found.remove();
-                true
-            }
-            Err(_) => false,
+    fn wait_no_more(&mut self, id: u32, class: Class) {
+        if let Some(queue) = self.waiting.get_mut(class as usize) {
+            self.waiting_links.remove(queue, id);
         }
+    }
+
+    /// Takes an entry out of everything.
+    fn remove(&mut self, id: u32) -> bool {
+        let Some(flow) = self.slab.get_mut(id as usize).and_then(Option::take) else { return false };
+        let (class, hash) = (flow.class(), self.hash(&flow.key));
+        if let Ok(found) = self.index.find_entry(hash, |other| *other == id) {
+            found.remove();
+        }
+        self.wait_no_more(id, class);
+        self.accounts.close(flow.account, id, class);
+        // Never grows: there is room for every place.
+        self.free.push(id);
+        true
+    }
+
+    /// Does everything fit together?
+    #[cfg(test)]
+    fn check(&self) {
+        let flows = self.slab.iter().enumerate().filter_map(|(id, flow)| Some((id as u32, flow.as_ref()?)));
+        let charged: Vec<_> = flows.map(|(id, flow)| (flow.account, id, flow.class())).collect();
+        self.accounts.check(&charged);
+        assert_eq!((charged.len(), charged.len() + self.free.len()), (self.len(), self.capacity()));
+        for (_, id, class) in &charged {
+            assert!(self.waiting_links.walk(&self.waiting[*class as usize]).contains(id));
+        }
+        let waiting: u32 = self.waiting.iter().map(Queue::len).sum();
+        assert_eq!(waiting as usize, self.len());
     }
 }
 

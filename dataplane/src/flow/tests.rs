@@ -18,28 +18,36 @@ fn tuple(number: u32) -> Tuple {
     }
 }
 
-fn flow(tuple: Tuple, now: u64) -> Flow {
+/// A connection that is charged to the port of pod `account`.
+fn flow_of(account: u16, tuple: Tuple, now: u64) -> Flow {
     let (key, heading) = FlowKey::of(&tuple, Role::Any);
     let hop = Hop { port: PortId(0), source_mac: [0; 6], destination_mac: [0; 6], mtu: 1500 };
     Flow {
         key,
-        heading,
-        original: tuple,
-        translated: tuple,
-        judged_port: tuple.destination_port,
-        identities: [1, 2],
-        entry_port: PortId(0),
-        entry_mac: [0; 6],
-        generation: 1,
-        judgement: Judgement { egress: None, ingress: None },
-        hops: [hop, hop],
         last_seen: Instant64::from_nanos(now),
+        generation: 1,
+        account: PortId(account),
+        entry_port: PortId(0),
+        judged_port: tuple.destination_port,
+        heading,
+        hops: [hop, hop],
         progress: Progress::Plain { answered: false },
+        identities: [1, 2],
+        translated: tuple,
+        judgement: Judgement { egress: None, ingress: None },
+        entry_mac: [0; 6],
     }
 }
 
 fn table(capacity: usize) -> FlowTable {
-    FlowTable::new(capacity, Timeouts::default(), [1, 2, 3, 4])
+    FlowTable::new(capacity, capacity, Timeouts::default(), [1, 2, 3, 4])
+}
+
+const START: Instant64 = Instant64::from_nanos(0);
+
+/// Enters a connection at time 0.
+fn enter(table: &mut FlowTable, account: u16, number: u32) -> Result<FlowId, NoRoom> {
+    table.insert(flow_of(account, tuple(number), 0), START)
 }
 
 fn seconds(seconds: u64) -> Instant64 {
@@ -47,7 +55,7 @@ fn seconds(seconds: u64) -> Instant64 {
 }
 
 fn answer(table: &mut FlowTable, id: FlowId) {
-    table.get_mut(id).unwrap().progress = Progress::Plain { answered: true };
+    table.see(id, Side::Reply, &Evidence::Plain, START).unwrap();
 }
 
 fn find(table: &FlowTable, tuple: &Tuple) -> Option<FlowId> {
@@ -58,20 +66,20 @@ fn find(table: &FlowTable, tuple: &Tuple) -> Option<FlowId> {
 #[test]
 fn an_entry_is_expired_from_its_time_on_and_its_place_comes_back() {
     let mut table = table(1);
-    let id = table.insert(flow(tuple(1), 0)).unwrap();
+    let id = enter(&mut table, 0, 1).unwrap();
     assert!(!table.is_expired(id, seconds(29)));
     assert!(table.is_expired(id, seconds(30)));
     table.expire(id);
     table.expire(id);
     assert_eq!((find(&table, &tuple(1)), table.len(), table.counts().expired), (None, 0, 1));
-    table.insert(flow(tuple(2), 0)).unwrap();
+    enter(&mut table, 0, 2).unwrap();
     assert_eq!(table.counts().evicted, 0);
 }
 
 #[test]
 fn both_directions_find_one_entry() {
     let mut table = table(4);
-    let id = table.insert(flow(tuple(1), 0)).unwrap();
+    let id = enter(&mut table, 0, 1).unwrap();
     let (key, heading) = FlowKey::of(&tuple(1).reversed(), Role::Any);
     assert_eq!(table.find(table.hash(&key), &key), Some(id));
     assert_eq!(table.get(id).unwrap().side(heading), Side::Reply);
@@ -101,27 +109,135 @@ fn families_do_not_mix() {
 #[test]
 fn the_oldest_embryonic_connection_goes_and_an_open_one_never() {
     let mut table = table(3);
-    let ids: Vec<FlowId> = (0..3).map(|n| table.insert(flow(tuple(n), 0)).unwrap()).collect();
-    answer(&mut table, ids[0]);
-    table.insert(flow(tuple(3), 0)).unwrap();
+    let first = enter(&mut table, 0, 0).unwrap();
+    enter(&mut table, 0, 1).unwrap();
+    enter(&mut table, 0, 2).unwrap();
+    answer(&mut table, first);
+    enter(&mut table, 0, 3).unwrap();
     assert!(find(&table, &tuple(0)).is_some(), "open");
     assert!(find(&table, &tuple(1)).is_none(), "the oldest embryonic one");
     for n in [2, 3] {
         let id = find(&table, &tuple(n)).unwrap();
         answer(&mut table, id);
     }
-    assert_eq!(table.insert(flow(tuple(4), 0)), Err(Full));
+    assert_eq!(enter(&mut table, 1, 4), Err(NoRoom::Table));
     assert_eq!(table.len(), 3);
     assert_eq!(table.counts().evicted, 1);
+    let share = table.shares().of(PortId(0)).unwrap();
+    assert_eq!((share.flows(), share.embryonic(), share.evicted(), share.refused()), (3, 0, 1, 0));
+    assert_eq!(table.shares().of(PortId(1)).unwrap().refused(), 1);
+}
+
+#[test]
+fn the_pod_with_the_most_embryonic_connections_makes_room() {
+    let mut table = table(6);
+    enter(&mut table, 1, 10).unwrap();
+    for n in 20..23 {
+        enter(&mut table, 2, n).unwrap();
+    }
+    for n in 30..32 {
+        enter(&mut table, 3, n).unwrap();
+    }
+    // The third pod has fewer of them than the second, though more connections in all.
+    enter(&mut table, 3, 32).unwrap();
+    assert!(find(&table, &tuple(20)).is_none(), "the oldest of the second pod");
+    for n in [30, 31] {
+        let open = find(&table, &tuple(n)).unwrap();
+        answer(&mut table, open);
+    }
+    enter(&mut table, 1, 11).unwrap();
+    assert!(find(&table, &tuple(21)).is_none(), "open ones don't count");
+    assert!([10, 11, 22, 30, 31, 32].iter().all(|n| find(&table, &tuple(*n)).is_some()));
+    table.check();
+    let evicted = |port| table.shares().of(PortId(port)).unwrap().evicted();
+    assert_eq!([evicted(1), evicted(2), evicted(3)], [0, 2, 0]);
+}
+
+#[test]
+fn a_pod_beyond_its_quota_makes_room_from_its_own() {
+    let mut table = FlowTable::new(10, 2, Timeouts::default(), [1, 2, 3, 4]);
+    enter(&mut table, 1, 10).unwrap();
+    for n in 20..24 {
+        enter(&mut table, 2, n).unwrap();
+    }
+    assert!([10, 22, 23].iter().all(|n| find(&table, &tuple(*n)).is_some()));
+    for n in [22, 23] {
+        let id = find(&table, &tuple(n)).unwrap();
+        answer(&mut table, id);
+    }
+    assert_eq!(enter(&mut table, 2, 24), Err(NoRoom::Pod));
+    enter(&mut table, 1, 11).unwrap();
+    table.check();
+    let of = |port| table.shares().of(PortId(port)).unwrap();
+    assert_eq!([of(1).flows(), of(2).flows()], [2, 2]);
+    assert_eq!([of(1).refused(), of(2).evicted(), of(2).refused()], [0, 2, 1]);
+}
+
+#[test]
+fn what_is_over_or_expired_goes_before_what_is_beginning() {
+    use crate::packet::TcpFlags;
+    let mut table = table(3);
+    let segment = |flags, sequence, acknowledgement| Segment {
+        flags: TcpFlags(flags),
+        sequence,
+        acknowledgement,
+        window: 1000,
+        payload: 0,
+        scale: None,
+    };
+    enter(&mut table, 1, 1).unwrap();
+    let tcp = Tuple { protocol: protocol::TCP, ..tuple(2) };
+    let syn = Evidence::Tcp(segment(TcpFlags::SYN, 99, 0));
+    let id = table.insert(Flow { progress: Progress::open(&syn), ..flow_of(1, tcp, 0) }, START).unwrap();
+    let refused = Evidence::Tcp(segment(TcpFlags::RST | TcpFlags::ACK, 0, 100));
+    table.see(id, Side::Reply, &refused, START).unwrap();
+    assert_eq!(table.get(id).unwrap().class(), Class::Closing);
+    enter(&mut table, 1, 3).unwrap();
+    enter(&mut table, 2, 4).unwrap();
+    assert_eq!(find(&table, &tcp), None, "it is over");
+    assert!([1, 3, 4].iter().all(|n| find(&table, &tuple(*n)).is_some()));
+    // A minute later nothing of this is awaited any more, and no pod pays.
+    table.insert(flow_of(2, tuple(5), 0), seconds(60)).unwrap();
+    assert_eq!((table.counts().expired, table.counts().evicted), (1, 1));
+    table.check();
+}
+
+#[test]
+fn a_sweep_takes_no_more_steps_than_it_is_given() {
+    let mut table = table(1000);
+    for n in 0..1000 {
+        enter(&mut table, 0, n).unwrap();
+    }
+    for turn in 1..=10 {
+        table.age(seconds(3600), 3 * 7);
+        assert_eq!(table.len(), 1000 - 7 * turn, "one class in three has entries");
+    }
+    table.check();
+}
+
+#[test]
+fn the_first_cache_line_has_what_every_packet_needs() {
+    use std::mem::offset_of;
+    assert_eq!((align_of::<Flow>(), size_of::<Option<Flow>>()), (64, 256));
+    for offset in [
+        offset_of!(Flow, key),
+        offset_of!(Flow, last_seen),
+        offset_of!(Flow, generation),
+        offset_of!(Flow, account),
+        offset_of!(Flow, heading),
+    ] {
+        assert!(offset < 64);
+    }
+    assert!(offset_of!(Flow, hops) + size_of::<[Hop; 2]>() <= 128);
 }
 
 #[test]
 fn silence_ends_a_connection_by_the_time_of_its_class() {
     let mut table = table(8);
     let embryonic = tuple(1);
-    table.insert(flow(embryonic, 0)).unwrap();
+    enter(&mut table, 0, 1).unwrap();
     let open = tuple(2);
-    let id = table.insert(flow(open, 0)).unwrap();
+    let id = enter(&mut table, 0, 2).unwrap();
     answer(&mut table, id);
     table.age(seconds(29), 12);
     assert_eq!(table.len(), 2);
@@ -142,35 +258,47 @@ proptest! {
         let mut now = 0;
         for (step, number) in steps {
             let tuple = tuple(number);
+            let at = Instant64::from_nanos(now);
             match (step, find(&table, &tuple)) {
                 (0 | 1, None) => {
-                    let before = table.counts().evicted;
-                    if table.insert(flow(tuple, now)).is_ok() {
+                    let before = table.counts();
+                    if table.insert(flow_of((number % 3) as u16, tuple, now), at).is_ok() {
                         model.insert(number, (now, false));
                     }
-                    if table.counts().evicted > before {
-                        model.retain(|n, _| find(&table, &super::tests::tuple(*n)).is_some());
+                    if table.counts().evicted > before.evicted {
+                        // The heaviest pod has lost one, the oldest that was not answered.
+                        let lost: Vec<u32> =
+                            model.keys().copied().filter(|n| find(&table, &super::tests::tuple(*n)).is_none()).collect();
+                        prop_assert_eq!(lost.len(), 1);
+                        let embryonic = |pod| model.iter().filter(|(n, (_, answered))| **n % 3 == pod && !answered && **n != number).count();
+                        prop_assert!(!model[&lost[0]].1);
+                        prop_assert_eq!(embryonic(lost[0] % 3), (0..3).map(embryonic).max().unwrap());
+                        model.remove(&lost[0]);
                     }
+                    model.retain(|n, (seen, answered)| now - *seen < silence(*answered) || find(&table, &super::tests::tuple(*n)).is_some());
                 }
                 (2, Some(id)) => {
                     table.cut(id);
                     model.remove(&number);
                 }
                 (3, Some(id)) => {
-                    let entry = table.get_mut(id).unwrap();
-                    entry.last_seen = Instant64::from_nanos(now);
-                    entry.progress = Progress::Plain { answered: true };
+                    table.see(id, Side::Reply, &Evidence::Plain, at).unwrap();
                     model.insert(number, (now, true));
                 }
                 (4, _) => {
                     now += Duration::from_secs(10).as_nanos() as u64;
                     table.age(Instant64::from_nanos(now), 3 * 40);
-                    model.retain(|_, (seen, answered)| now - *seen < if *answered { 120 } else { 30 } * 1_000_000_000);
+                    model.retain(|_, (seen, answered)| now - *seen < silence(*answered));
                 }
                 _ => {}
             }
+            table.check();
             prop_assert_eq!(model.len(), (0..40).filter(|n| find(&table, &super::tests::tuple(*n)).is_some()).count());
             prop_assert!(model.keys().all(|n| find(&table, &super::tests::tuple(*n)).is_some()));
         }
     }
+}
+
+fn silence(answered: bool) -> u64 {
+    if answered { 120_000_000_000 } else { 30_000_000_000 }
 }

@@ -34,6 +34,9 @@ pub(super) struct Way {
     pub identities: [u32; 2],
     /// How packets of the original and of the reply direction leave.
     pub hops: [Hop; 2],
+    /// The port of the pod that it is charged to: of the one that opens it, or else of the one it goes to; where no pod of this
+    /// node takes part, the port that it came in by.
+    pub account: PortId,
 }
 
 /// Why a connection is not admitted.
@@ -144,7 +147,8 @@ pub(super) fn decide(
         mtu: entry.mtu,
     };
     let hops = [hop(out.port, out.entry, destination_mac), hop(opening.entry_port, entry, back)];
-    Ok(Way { judgement, identities, hops })
+    let account = source_local.or(destination_local).unwrap_or(opening.entry_port);
+    Ok(Way { judgement, identities, hops, account })
 }
 
 struct Out<'a> {

@@ -1,16 +1,24 @@
 //! From a packet to how it leaves: the entry of its connection, or a verdict that makes one.
 
 use super::route::{Opening, Refusal, Way, decide, identities};
-use super::{Established, Worker};
+use super::{Established, LOOK_AHEAD, Worker};
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
-use crate::flow::{Evidence, Flow, FlowId, FlowKey, Heading, Hop, Progress, Side, Tuple};
+use crate::flow::{Evidence, Flow, FlowId, FlowKey, Heading, Hop, NoRoom, Progress, Side, Tuple};
 use crate::packet::{Packet, PortKind, Role, Transport};
 use crate::parse::quoted;
 use crate::policy::Judgement;
 use crate::snapshot::{Mac, Snapshot};
 
 impl<C: Clock> Worker<C> {
+    /// Has the entries of the next packets on their way into the cache.
+    pub(super) fn look_ahead(&self, packets: &[Packet]) {
+        for packet in packets.iter().take(LOOK_AHEAD) {
+            let (key, _) = FlowKey::of(&Tuple::of(&packet.headers), packet.headers.role());
+            self.flows.prefetch(self.flows.hash(&key));
+        }
+    }
+
     /// How a packet leaves.
     pub(super) fn track(
         &mut self,
@@ -51,9 +59,7 @@ impl<C: Clock> Worker<C> {
                     // Whatever the connection may do: this asks for another one.
                     self.judge_opening(snapshot, packet, &tuple)?;
                 }
-                let flow = self.flows.get_mut(id).ok_or(DropReason::PortGone)?;
-                flow.see(side, &evidence, now)?;
-                Ok(flow.hop(side))
+                Ok(self.flows.see(id, side, &evidence, now)?)
             }
             _ => match role {
                 Role::Established if matches!(headers.transport, Transport::Sctp { .. }) => {
@@ -112,10 +118,10 @@ impl<C: Clock> Worker<C> {
         let flow = Flow {
             key,
             heading,
-            original: tuple,
             translated: tuple,
             judged_port: packet.headers.destination_port,
             identities: way.identities,
+            account: way.account,
             entry_port: packet.ingress,
             entry_mac: source_mac(packet.frames.data(&self.region)),
             generation: snapshot.generation,
@@ -125,7 +131,10 @@ impl<C: Clock> Worker<C> {
             progress: Progress::open(&evidence),
         };
         let hop = flow.hop(Side::Original);
-        self.flows.insert(flow).map_err(|_full| DropReason::FlowTableFull)?;
+        self.flows.insert(flow, now).map_err(|no_room| match no_room {
+            NoRoom::Table => DropReason::FlowTableFull,
+            NoRoom::Pod => DropReason::PodFlows,
+        })?;
         self.count_verdicts(snapshot, &way.judgement);
         Ok(hop)
     }
@@ -140,7 +149,7 @@ impl<C: Clock> Worker<C> {
     /// the connection too.
     fn revalidate(&mut self, snapshot: &Snapshot, id: FlowId) -> Result<(), Refusal> {
         let keep = self.settings.established == Established::Keep;
-        let Some(flow) = self.flows.get_mut(id) else { return Err(DropReason::PortGone.into()) };
+        let Some(flow) = self.flows.get(id) else { return Err(DropReason::PortGone.into()) };
         if flow.generation == snapshot.generation {
             return Ok(());
         }
@@ -157,9 +166,7 @@ impl<C: Clock> Worker<C> {
             let kept = keep.then_some(flow.judgement);
             match decide(snapshot, &opening, kept) {
                 Ok(Way { judgement, hops, .. }) => {
-                    flow.generation = snapshot.generation;
-                    flow.judgement = judgement;
-                    flow.hops = hops;
+                    self.flows.judged(id, snapshot.generation, judgement, hops);
                     return Ok(());
                 }
                 Err(Refusal { decided_by: Some(by), .. }) => {
