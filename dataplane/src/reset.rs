@@ -1,6 +1,6 @@
-//! The TCP reset that answers a denied segment, if denied connections are to be rejected rather than left in silence.
+//! The TCP resets that end a denied connection, if those are to be rejected rather than left in silence.
 //!
-//! [`reset`] never answers a reset, and its numbers are those that the segment's sender will believe (RFC 9293, 3.10.7.1): what
+//! [`farewell`] tells the other end of a connection that was open until now. [`reset`] answers the segment itself; it never answers a reset, and its numbers are those that the segment's sender will believe (RFC 9293, 3.10.7.1): what
 //! the segment acknowledged, or, without an acknowledgement, an acknowledgement of all that the segment was. It is written as
 //! if the segment's receiver had sent it, whom nobody asked. How often is the caller's to limit.
 
@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 
 use crate::checksum::{Sum, pseudo_header};
+use crate::flow::Hop;
 use crate::flow::Segment;
 use crate::packet::{ETHERNET_LEN, Headers, TcpFlags, Transport, protocol};
 use crate::wire::{array, put};
@@ -17,7 +18,7 @@ use crate::wire::{array, put};
 const HOP_LIMIT: u8 = 64;
 const TCP_LEN: usize = 20;
 
-/// Most bytes that [`reset`] writes.
+/// Most bytes that either writes.
 pub const MAX_RESET: usize = ETHERNET_LEN + 40 + TCP_LEN;
 
 /// Writes the reset that answers a segment into `out` (of at least [`MAX_RESET`] bytes) and says how long the frame is.
@@ -36,9 +37,37 @@ pub fn reset(denied: &[u8], headers: &Headers, out: &mut [u8]) -> Option<usize> 
     } else {
         (0, segment.end(), TcpFlags::RST | TcpFlags::ACK)
     };
-    // As from the one that the segment was for.
-    let (source, destination) = (headers.destination, headers.source);
-    let ip_len = match (source, destination) {
+    // As from the one that the segment was for, back to where it came from, by the MAC address it was sent to.
+    let from = (headers.destination, headers.destination_port);
+    let to = (headers.source, headers.source_port);
+    let length = write(from, to, (sequence, acknowledgement, answer), out)?;
+    put(out, 0, &array::<6>(denied, 6)?)?;
+    put(out, 6, &array::<6>(denied, 0)?)?;
+    Some(length)
+}
+
+/// Writes the reset that the receiver of a segment is told with that its connection is over, as if the segment's sender had
+/// sent it, into `out` (of at least [`MAX_RESET`] bytes), and says how long the frame is. `headers` are the segment's,
+/// `sequence` is the number that its receiver expects next, `hop` the way there.
+///
+/// `None` if `out` is too short.
+pub fn farewell(headers: &Headers, sequence: u32, hop: &Hop, out: &mut [u8]) -> Option<usize> {
+    let from = (headers.source, headers.source_port);
+    let to = (headers.destination, headers.destination_port);
+    let length = write(from, to, (sequence, 0, TcpFlags::RST), out)?;
+    put(out, 0, &hop.destination_mac)?;
+    put(out, 6, &hop.source_mac)?;
+    Some(length)
+}
+
+/// All but the MAC addresses.
+fn write(
+    (source, source_port): (IpAddr, u16),
+    (destination, destination_port): (IpAddr, u16),
+    (sequence, acknowledgement, flags): (u32, u32, u8),
+    out: &mut [u8],
+) -> Option<usize> {
+    let (ether_type, ip_len) = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let ip = out.get_mut(ETHERNET_LEN..)?;
             put(ip, 0, &[0x45, 0, 0, 20 + TCP_LEN as u8, 0, 0, 0x40, 0, HOP_LIMIT, protocol::TCP, 0, 0])?;
@@ -47,31 +76,28 @@ pub fn reset(denied: &[u8], headers: &Headers, out: &mut [u8]) -> Option<usize> 
             let mut sum = Sum::new();
             sum.add(ip.get(..20)?);
             put(ip, 10, &sum.checksum().to_be_bytes())?;
-            20
+            ([0x08, 0x00], 20)
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let ip = out.get_mut(ETHERNET_LEN..)?;
             put(ip, 0, &[0x60, 0, 0, 0, 0, TCP_LEN as u8, protocol::TCP, HOP_LIMIT])?;
             put(ip, 8, &source.octets())?;
             put(ip, 24, &destination.octets())?;
-            40
+            ([0x86, 0xdd], 40)
         }
         _ => return None,
     };
+    put(out, 12, &ether_type)?;
     let tcp = out.get_mut(ETHERNET_LEN + ip_len..ETHERNET_LEN + ip_len + TCP_LEN)?;
-    put(tcp, 0, &headers.destination_port.to_be_bytes())?;
-    put(tcp, 2, &headers.source_port.to_be_bytes())?;
+    put(tcp, 0, &source_port.to_be_bytes())?;
+    put(tcp, 2, &destination_port.to_be_bytes())?;
     put(tcp, 4, &sequence.to_be_bytes())?;
     put(tcp, 8, &acknowledgement.to_be_bytes())?;
     // Five words of header, the flags, no window, no urgent data.
-    put(tcp, 12, &[5 << 4, answer, 0, 0, 0, 0, 0, 0])?;
+    put(tcp, 12, &[5 << 4, flags, 0, 0, 0, 0, 0, 0])?;
     let mut sum = pseudo_header(source, destination, protocol::TCP, TCP_LEN as u32);
     sum.add(tcp);
     put(tcp, 16, &sum.checksum().to_be_bytes())?;
-    // Back to where it came from, by the MAC address it was sent to.
-    put(out, 0, &array::<6>(denied, 6)?)?;
-    put(out, 6, &array::<6>(denied, 0)?)?;
-    put(out, 12, &array::<2>(denied, 12)?)?;
     Some(ETHERNET_LEN + ip_len + TCP_LEN)
 }
 

@@ -329,6 +329,9 @@ impl<C: Clock> Worker<C> {
                 }
                 if self.settings.deny == Deny::Reject && refusal.is_by_policy() {
                     self.reject(snapshot, &packet, now);
+                    if let Some(farewell) = refusal.farewell {
+                        self.say_farewell(snapshot, &packet, farewell, now);
+                    }
                 }
                 self.drop_packet(packet, refusal.reason, refusal.decided_by, now);
             }

@@ -773,6 +773,36 @@ fn denied_packets_are_rejected_if_asked_for() {
     }
 }
 
+#[test]
+fn both_ends_of_a_revoked_connection_are_told_if_asked_for() {
+    for (workers, six) in [(1, false), (1, true), (2, false), (2, true)] {
+        let settings = WorkerSettings { deny: Deny::Reject, ..WorkerSettings::default() };
+        let mut case = Case::with(workers, six, &settings);
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        establish(&mut case, 1000);
+        let reset = |sent: &[(PortId, Sent)], to: PortId| {
+            let (_, frame) = sent.iter().find(|(port, _)| *port == to).unwrap();
+            assert_eq!(frame.bytes[..6], peer_mac(to));
+            assert_eq!(frame.bytes[6..12], gateway_mac(to));
+            let tcp = if six { 54 } else { 34 };
+            let number =
+                |at: usize| u32::from_be_bytes(frame.bytes[tcp + at..tcp + at + 4].try_into().unwrap());
+            assert_eq!(frame.bytes[tcp + 13], 4, "a reset");
+            number(4)
+        };
+        case.policy(deny_all(app("b")));
+        // The sender is answered with what it acknowledged, its receiver with what it expects: here the next byte.
+        let sent = case.send(a, &there.tcp(1000, 80, "A"));
+        assert_eq!(sent.len(), 2, "{sent:?}");
+        assert_eq!((reset(&sent, a), reset(&sent, b)), (1000, 1000));
+        *case.drops.entry(DropReason::PolicyRevoked).or_default() += 1;
+        case.holds();
+        // Both know now, and nothing is left to tell.
+        case.drops(b, &back.tcp(80, 1000, "A"), DropReason::StrayTcp);
+        case.rig.finish();
+    }
+}
+
 /// A connection that both ends have agreed on.
 fn establish(case: &mut Case, port: u16) {
     let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);

@@ -288,6 +288,16 @@ impl Flow {
         Ok(())
     }
 
+    /// How the receiver of a side's packets is told that the connection is over: the sequence number that it expects, and the
+    /// way there. `None` if it is no open TCP connection.
+    #[must_use]
+    pub fn farewell(&self, side: Side) -> Option<(u32, Hop)> {
+        match self.progress {
+            Progress::Tcp(track) => Some((track.expected_of(side)?, self.hop(side))),
+            _ => None,
+        }
+    }
+
     /// May an end have sent the packet that an ICMP error quotes, as far as the quote tells?
     #[must_use]
     pub fn may_have_sent(&self, side: Side, quoted: &Quoted) -> bool {

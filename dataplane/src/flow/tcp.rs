@@ -262,6 +262,17 @@ impl TcpTrack {
         }
     }
 
+    /// The number that the receiver of a side's segments expects next, if everything that passed has reached it. `None` while
+    /// there is no open connection.
+    #[must_use]
+    pub fn expected_of(&self, side: Side) -> Option<u32> {
+        let own = match side {
+            Side::Original => &self.original,
+            Side::Reply => &self.reply,
+        };
+        (self.class() == Class::Open).then_some(own.next)
+    }
+
     /// May this end have sent a segment with this sequence number, not long ago? What an ICMP error quotes is held against it
     /// (RFC 5927, 4.1).
     #[must_use]

@@ -6,6 +6,7 @@ use af_xdp::{FrameChain, Refusal, TxChecksum};
 
 use super::Worker;
 use super::exchange::Handed;
+use super::route::Farewell;
 use crate::checksum;
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
@@ -135,7 +136,8 @@ impl<C: Clock> Worker<C> {
         }
         match packet.headers.transport {
             Transport::Tcp(_) => {
-                self.answer_with(snapshot, packet, now, reset::MAX_RESET, |denied, out| {
+                let back = packet.ingress;
+                self.generate(snapshot, packet, (back, reset::MAX_RESET), now, |denied, out| {
                     reset::reset(denied, &packet.headers, out)
                 });
             }
@@ -143,23 +145,39 @@ impl<C: Clock> Worker<C> {
         }
     }
 
+    /// Tells the receiver of a packet that the open connection it belongs to is over, at most so often.
+    pub(super) fn say_farewell(
+        &mut self,
+        snapshot: &Snapshot,
+        packet: &Packet,
+        farewell: Farewell,
+        now: Instant64,
+    ) {
+        if self.errors.take(now) {
+            let Farewell { hop, sequence } = farewell;
+            self.generate(snapshot, packet, (hop.port, reset::MAX_RESET), now, |_, out| {
+                reset::farewell(&packet.headers, sequence, &hop, out)
+            });
+        }
+    }
+
     fn send_error(&mut self, snapshot: &Snapshot, packet: &Packet, problem: Problem, now: Instant64) {
         let v6 = packet.headers.is_ipv6();
         let own = if v6 { GATEWAY_V6.into() } else { GATEWAY_V4.into() };
         let speaker = snapshot.node.speaker(v6).unwrap_or(own);
-        self.answer_with(snapshot, packet, now, icmp::MAX_ERROR, |offending, out| {
+        self.generate(snapshot, packet, (packet.ingress, icmp::MAX_ERROR), now, |offending, out| {
             icmp::error(problem, offending, &packet.headers, speaker, out)
         });
     }
 
-    /// Sends an answer of at most `room` bytes back to where a packet came from. `write` is given the packet's head frame and
-    /// where to write to, and says how long the answer became.
-    fn answer_with(
+    /// Sends a packet of the gateway's own by `port`, of at most `room` bytes, because of another one. `write` is given that
+    /// one's head frame and where to write to, and says how long the new one became.
+    fn generate(
         &mut self,
         snapshot: &Snapshot,
         packet: &Packet,
+        (port, room): (PortId, usize),
         now: Instant64,
-        room: usize,
         write: impl FnOnce(&[u8], &mut [u8]) -> Option<usize>,
     ) {
         let Some(mut frame) = self.pool.take() else { return };
@@ -178,7 +196,7 @@ impl<C: Clock> Worker<C> {
                     ingress_kind: packet.ingress_kind,
                     generation: packet.generation,
                 };
-                self.dispatch(snapshot, error, packet.ingress, now);
+                self.dispatch(snapshot, error, port, now);
             }
             _ => self.pool.put(frame),
         }

@@ -48,6 +48,17 @@ pub(super) struct Refusal {
     pub decided_by: Option<(Direction, Verdict)>,
     /// A neighbour whose MAC address somebody should find out.
     pub unresolved: Option<(PortId, IpAddr)>,
+    /// What the packet's receiver can be told with that an open TCP connection is over.
+    pub farewell: Option<Farewell>,
+}
+
+/// How the other end of a connection is reached for the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Farewell {
+    /// The way there.
+    pub hop: Hop,
+    /// The sequence number that it expects.
+    pub sequence: u32,
 }
 
 impl Refusal {
@@ -62,7 +73,7 @@ impl Refusal {
 
 impl From<DropReason> for Refusal {
     fn from(reason: DropReason) -> Self {
-        Self { reason, decided_by: None, unresolved: None }
+        Self { reason, decided_by: None, unresolved: None, farewell: None }
     }
 }
 

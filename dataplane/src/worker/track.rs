@@ -1,6 +1,6 @@
 //! From a packet to how it leaves: the entry of its connection, or a verdict that makes one.
 
-use super::route::{Opening, Refusal, Way, decide, identities};
+use super::route::{Farewell, Opening, Refusal, Way, decide, identities};
 use super::{Established, LOOK_AHEAD, Worker};
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
@@ -42,7 +42,7 @@ impl<C: Clock> Worker<C> {
         let opens = role == Role::Any && evidence != Evidence::Plain;
         match (known, side) {
             (Some(id), Some(side)) if !(opens && self.gives_way(id, side)) => {
-                match self.revalidate(snapshot, id) {
+                match self.revalidate(snapshot, id, Some(side)) {
                     Ok(()) => {}
                     // The old connection is over. What may open one is judged for itself, rather than lost with it; in the
                     // original direction of what policy has revoked that would say no again.
@@ -146,8 +146,8 @@ impl<C: Clock> Worker<C> {
     }
 
     /// Judges a connection again, in its original direction, once for each generation. An error ends its packet, and mostly
-    /// the connection too.
-    fn revalidate(&mut self, snapshot: &Snapshot, id: FlowId) -> Result<(), Refusal> {
+    /// the connection too. `side` is the direction of a packet of its own, whose receiver may have to be told.
+    fn revalidate(&mut self, snapshot: &Snapshot, id: FlowId, side: Option<Side>) -> Result<(), Refusal> {
         let keep = self.settings.established == Established::Keep;
         let Some(flow) = self.flows.get(id) else { return Err(DropReason::PortGone.into()) };
         if flow.generation == snapshot.generation {
@@ -170,7 +170,9 @@ impl<C: Clock> Worker<C> {
                     return Ok(());
                 }
                 Err(Refusal { decided_by: Some(by), .. }) => {
-                    Refusal { decided_by: Some(by), ..DropReason::PolicyRevoked.into() }
+                    let farewell = side.and_then(|side| flow.farewell(side));
+                    let farewell = farewell.map(|(sequence, hop)| Farewell { hop, sequence });
+                    Refusal { decided_by: Some(by), farewell, ..DropReason::PolicyRevoked.into() }
                 }
                 // The way may come back, the connection is still allowed.
                 Err(refusal) if refusal.reason == DropReason::NextHopUnresolved => return Err(refusal),
@@ -200,7 +202,7 @@ impl<C: Clock> Worker<C> {
                 flow.may_have_sent(side, &quoted).then_some((id, side))
             })
             .ok_or_else(no_flow)?;
-        self.revalidate(snapshot, id)?;
+        self.revalidate(snapshot, id, None)?;
         // It goes against the packet that it quotes.
         let back = match side {
             Side::Original => Side::Reply,
