@@ -59,25 +59,36 @@ pub fn source_folder() -> PathBuf {
 /// If it does not build.
 pub fn podgate() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if let Some(program) = std::env::var_os("PODGATE_BIN") {
-            return PathBuf::from(program);
-        }
-        // target/<profile>/deps/<this test>
-        let me = std::env::current_exe().expect("own path");
-        let profile = me.parent().and_then(Path::parent).expect("target/<profile>").to_owned();
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--package", "podgate-control", "--bin", "podgate"]);
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        build.current_dir(source_folder());
-        if let Some(target) = profile.parent() {
-            build.env("CARGO_TARGET_DIR", target);
-        }
-        assert!(build.status().expect("cargo").success(), "podgate does not build");
-        profile.join("podgate")
+    PROGRAM.get_or_init(|| match std::env::var_os("PODGATE_BIN") {
+        Some(program) => PathBuf::from(program),
+        None => build("podgate-control", "podgate"),
     })
+}
+
+/// The traffic generator of this build, built now in the profile of the tests.
+///
+/// # Panics
+/// If it does not build.
+pub fn pktgen() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("podgate-bench", "podgate-pktgen"))
+}
+
+fn build(package: &str, program: &str) -> PathBuf {
+    // target/<profile>/deps/<this test>
+    let me = std::env::current_exe().expect("own path");
+    let profile = me.parent().and_then(Path::parent).expect("target/<profile>").to_owned();
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--package", package, "--bin", program]);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    build.current_dir(source_folder());
+    if let Some(target) = profile.parent() {
+        build.env("CARGO_TARGET_DIR", target);
+    }
+    assert!(build.status().expect("cargo").success(), "{program} does not build");
+    profile.join(program)
 }
 
 /// What a command printed, and whether it was fine.

@@ -1,8 +1,8 @@
 //! A sender and a sink over AF_XDP, to load a gateway from the network namespaces beside it.
 //!
-//! `send` transmits UDP packets of a number of flows as fast as the ring takes them, for a bounded time. `sink` takes a
-//! device's packets away as cheaply as can be: the steering program drops them, and the device's own counters are read.
-//! Both print one line of JSON at the end. Both run inside the namespace they are started in and stop by themselves.
+//! `send` transmits UDP packets of a number of flows as fast as the ring takes them, for a bounded time. `flood` does so with
+//! TCP SYNs, each of a connection of its own. `sink` takes a device's packets away as cheaply as can be: the steering program drops them, and the device's own counters are read.
+//! All print one line of JSON at the end. All run inside the namespace they are started in and stop by themselves.
 
 use std::fs;
 use std::net::IpAddr;
@@ -11,12 +11,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use af_xdp::{
-    Attachment, FramePool, Interface, Kick, Region, Socket, SocketConfig, Steering, Umem, open_all,
+    Attachment, FrameChain, FramePool, Interface, Kick, Region, Socket, SocketConfig, Steering, Umem,
+    open_all,
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use etherparse::PacketBuilder;
+use ipnet::IpNet;
 use podgate_bench::machine::Machine;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 /// Sends UDP packets over AF_XDP, or swallows what arrives.
 ///
@@ -33,26 +37,41 @@ struct Command {
 enum Action {
     /// Transmits for a bounded time.
     Send(Send),
+    /// Transmits TCP SYNs of connections that never go on, for a bounded time.
+    Flood(Flood),
     /// Drops and counts what arrives, until the time is over.
     Sink(Sink),
     /// Says what machine this is and measures its core-to-core latency.
     Machine,
 }
 
+/// Where from, how long.
 #[derive(Args)]
-struct Send {
+struct Line {
     /// Device to send on; its queue 0 is used.
     #[arg(long)]
     interface: String,
+    /// MAC address of the next hop.
+    #[arg(long, value_parser = parse_mac)]
+    destination_mac: [u8; 6],
+    /// How long.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=600))]
+    seconds: u16,
+    /// Core to run on.
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+#[derive(Args)]
+struct Send {
+    #[command(flatten)]
+    line: Line,
     /// Source address.
     #[arg(long)]
     source: IpAddr,
     /// Destination address, of the same family.
     #[arg(long)]
     destination: IpAddr,
-    /// MAC address of the next hop.
-    #[arg(long, value_parser = parse_mac)]
-    destination_mac: [u8; 6],
     /// How many flows, told apart by their source ports.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=50_000))]
     flows: u16,
@@ -62,12 +81,21 @@ struct Send {
     /// Length of a frame in bytes, without the frame check sequence.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(60..=1514))]
     size: u16,
-    /// How long.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=600))]
-    seconds: u16,
-    /// Core to run on.
+}
+
+#[derive(Args)]
+struct Flood {
+    #[command(flatten)]
+    line: Line,
+    /// The network that each packet's source address is drawn from; a single address is one.
+    #[arg(long, value_parser = parse_network)]
+    sources: IpNet,
+    /// Destination address, of the same family.
     #[arg(long)]
-    core: Option<usize>,
+    destination: IpAddr,
+    /// Destination port; 0 for one drawn for each packet, as source ports are.
+    #[arg(long, default_value_t = 80)]
+    port: u16,
 }
 
 #[derive(Args)]
@@ -83,6 +111,7 @@ struct Sink {
 fn main() -> anyhow::Result<()> {
     match Command::parse().action {
         Action::Send(send) => send.run(),
+        Action::Flood(flood) => flood.run(),
         Action::Sink(sink) => sink.run(),
         Action::Machine => {
             println!("{}", Machine::observe().describe());
@@ -96,14 +125,9 @@ const RING: u32 = 2048;
 /// Packets between two system calls.
 const BATCH: usize = 256;
 
-impl Send {
-    fn run(&self) -> anyhow::Result<()> {
-        ensure!(
-            self.source.is_ipv4() == self.destination.is_ipv4(),
-            "--source {} and --destination {}: expected two addresses of one family",
-            self.source,
-            self.destination
-        );
+impl Line {
+    /// Sends what `next` says for as long as it shall last.
+    fn run(&self, mut next: impl FnMut(&mut FramePool) -> Option<FrameChain>) -> anyhow::Result<()> {
         if let Some(core) = self.core {
             ensure!(
                 core_affinity::set_for_current(core_affinity::CoreId { id: core }),
@@ -114,9 +138,6 @@ impl Send {
         let interface = Interface::by_name(&self.interface)?;
         let config = SocketConfig { receive: 64, transmit: RING, fill: 64, completion: RING, tx_budget: 256 };
         let mut socket = Socket::open(&umem, &interface, 0, &config, &mut pool)?;
-        let templates = self.templates(mac_of(&self.interface)?)?;
-        let mut next = templates.iter().cycle();
-
         let begin = Instant::now();
         let end = begin + Duration::from_secs(self.seconds.into());
         let mut sent: u64 = 0;
@@ -124,7 +145,7 @@ impl Send {
             socket.complete(&mut pool);
             let mut batch = 0;
             while batch < BATCH {
-                let Some(frame) = next.next().and_then(|template| pool.copy_in(template)) else { break };
+                let Some(frame) = next(&mut pool) else { break };
                 if let Err(refused) = socket.transmit(frame, None) {
                     pool.put_chain(refused.chain);
                     break;
@@ -148,6 +169,54 @@ impl Send {
         println!("{}", serde_json::json!({ "sent": sent, "seconds": seconds, "packets_per_second": rate }));
         Ok(())
     }
+}
+
+impl Flood {
+    fn run(&self) -> anyhow::Result<()> {
+        let source_mac = mac_of(&self.line.interface)?;
+        let host_bits = u32::from(self.sources.max_prefix_len() - self.sources.prefix_len());
+        let mut random = SmallRng::seed_from_u64(1);
+        let mut frame = Vec::with_capacity(128);
+        // Found out once, so that the loop has nothing to complain about.
+        ensure!(
+            self.sources.addr().is_ipv4() == self.destination.is_ipv4(),
+            "--sources {} and --destination {}: expected one family",
+            self.sources,
+            self.destination
+        );
+        self.line.run(|pool| {
+            let drawn = random.random::<u128>() & 1u128.checked_shl(host_bits).unwrap_or(0).wrapping_sub(1);
+            let ethernet = PacketBuilder::ethernet2(source_mac, self.line.destination_mac);
+            let ip = match (self.sources.network(), self.destination) {
+                (IpAddr::V4(net), IpAddr::V4(to)) => {
+                    ethernet.ipv4((net.to_bits() | drawn as u32).to_be_bytes(), to.octets(), 64)
+                }
+                (IpAddr::V6(net), IpAddr::V6(to)) => {
+                    ethernet.ipv6((net.to_bits() | drawn).to_be_bytes(), to.octets(), 64)
+                }
+                _ => return None,
+            };
+            let port = if self.port == 0 { random.random_range(1..=u16::MAX) } else { self.port };
+            frame.clear();
+            let syn = ip.tcp(random.random_range(1024..=u16::MAX), port, random.random(), 64_240).syn();
+            syn.write(&mut frame, &[]).ok()?;
+            pool.copy_in(&frame)
+        })
+    }
+}
+
+impl Send {
+    fn run(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.source.is_ipv4() == self.destination.is_ipv4(),
+            "--source {} and --destination {}: expected two addresses of one family",
+            self.source,
+            self.destination
+        );
+        let templates = self.templates(mac_of(&self.line.interface)?)?;
+        let mut next = templates.iter().cycle();
+        self.line.run(|pool| next.next().and_then(|template| pool.copy_in(template)))
+    }
 
     /// One frame for each flow.
     fn templates(&self, source_mac: [u8; 6]) -> anyhow::Result<Vec<Vec<u8>>> {
@@ -155,7 +224,7 @@ impl Send {
         let payload = vec![0; usize::from(self.size).saturating_sub(headers)];
         (0..self.flows)
             .map(|flow| {
-                let ethernet = PacketBuilder::ethernet2(source_mac, self.destination_mac);
+                let ethernet = PacketBuilder::ethernet2(source_mac, self.line.destination_mac);
                 let ip = match (self.source, self.destination) {
                     (IpAddr::V4(a), IpAddr::V4(b)) => ethernet.ipv4(a.octets(), b.octets(), 64),
                     (IpAddr::V6(a), IpAddr::V6(b)) => ethernet.ipv6(a.octets(), b.octets(), 64),
@@ -216,6 +285,12 @@ fn mac_of(interface: &str) -> anyhow::Result<[u8; 6]> {
     parse_mac(text.trim()).map_err(anyhow::Error::msg)
 }
 
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("{text:?} is neither a network like 198.18.0.0/15 nor an address"))
+}
+
 fn parse_mac(text: &str) -> Result<[u8; 6], String> {
     let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
@@ -226,6 +301,13 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_single_address_is_a_network() {
+        assert_eq!(parse_network("10.0.0.1"), Ok("10.0.0.1/32".parse().unwrap()));
+        assert_eq!(parse_network("2001:db8::/64"), Ok("2001:db8::/64".parse().unwrap()));
+        assert!(parse_network("10.0.0.0/33").is_err());
+    }
 
     #[test]
     fn a_mac_address_has_six_bytes() {
