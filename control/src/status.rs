@@ -190,6 +190,8 @@ pub struct WorkerStatus {
     pub flows_evicted: u64,
     /// Connections that a change of policy or pods ended, or that a new one replaced.
     pub flows_cut: u64,
+    /// ICMP errors and resets that were not sent because there had been too many.
+    pub errors_refused: u64,
 }
 
 /// How often a policy decided.

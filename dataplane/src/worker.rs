@@ -120,6 +120,7 @@ pub struct WorkerView {
     expired: AtomicU64,
     evicted: AtomicU64,
     cut: AtomicU64,
+    errors_refused: AtomicU64,
     free_frames: AtomicU64,
 }
 
@@ -151,6 +152,12 @@ impl WorkerView {
             evicted: self.evicted.load(Ordering::Relaxed),
             cut: self.cut.load(Ordering::Relaxed),
         }
+    }
+
+    /// Errors and resets that were not sent because there had been too many.
+    #[must_use]
+    pub fn errors_refused(&self) -> u64 {
+        self.errors_refused.load(Ordering::Relaxed)
     }
 
     /// Frames in its pool.
@@ -368,6 +375,7 @@ impl<C: Clock> Worker<C> {
         view.expired.store(flows.expired, Ordering::Relaxed);
         view.evicted.store(flows.evicted, Ordering::Relaxed);
         view.cut.store(flows.cut, Ordering::Relaxed);
+        view.errors_refused.store(self.errors.refused(), Ordering::Relaxed);
         view.free_frames.store(self.pool.len() as u64, Ordering::Relaxed);
         view.generation.store(generation, Ordering::Release);
         if drained {

@@ -348,6 +348,12 @@ impl Rig {
         self.ends.iter().map(|ends| ends.view.flows()).sum()
     }
 
+    /// Errors and resets that were kept back because there had been too many.
+    #[must_use]
+    pub fn errors_refused(&self) -> u64 {
+        self.ends.iter().map(|ends| ends.view.errors_refused()).sum()
+    }
+
     /// Ends everything.
     ///
     /// # Panics

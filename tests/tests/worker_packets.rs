@@ -769,6 +769,7 @@ fn denied_packets_are_rejected_if_asked_for() {
             answers += case.send(a, &there.udp(2000 + port, 53, b"query")).len();
         }
         assert!((90..=110).contains(&answers), "{answers} answers at once");
+        assert_eq!(case.rig.errors_refused(), 300 - answers as u64);
         case.rig.finish();
     }
 }

@@ -178,6 +178,7 @@ impl Gateway {
                     flows_expired: flows.expired,
                     flows_evicted: flows.evicted,
                     flows_cut: flows.cut,
+                    errors_refused: view.errors_refused(),
                 }
             })
             .collect()

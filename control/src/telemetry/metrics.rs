@@ -127,6 +127,10 @@ fn describe() {
         "Connections that had to go for new ones before their time: not established yet, or over"
     );
     describe_counter!(
+        "podgate_errors_refused_total",
+        "ICMP errors and resets that were not sent because there had been too many"
+    );
+    describe_counter!(
         "podgate_flows_cut_total",
         "Connections that a change of policy or pods ended, or that a new one replaced"
     );
@@ -187,6 +191,7 @@ fn set_status(status: &Status) {
             ("podgate_flows_expired_total", worker.flows_expired),
             ("podgate_flows_evicted_total", worker.flows_evicted),
             ("podgate_flows_cut_total", worker.flows_cut),
+            ("podgate_errors_refused_total", worker.errors_refused),
         ] {
             counter!(name, "worker" => number.clone()).absolute(count);
         }

@@ -221,11 +221,12 @@ fn reason(refusal: Refusal) -> DropReason {
 pub(super) struct ErrorBudget {
     left: u32,
     refilled: Instant64,
+    refused: u64,
 }
 
 impl Default for ErrorBudget {
     fn default() -> Self {
-        Self { left: Self::BURST, refilled: Instant64::from_nanos(0) }
+        Self { left: Self::BURST, refilled: Instant64::from_nanos(0), refused: 0 }
     }
 }
 
@@ -241,6 +242,12 @@ impl ErrorBudget {
         }
         let granted = self.left > 0;
         self.left = self.left.saturating_sub(1);
+        self.refused = self.refused.wrapping_add(u64::from(!granted));
         granted
+    }
+
+    /// Errors that it has kept back since the start.
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 }
