@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
+use podgate_control::netlink::Namespace;
 use podgate_tests::harness::{Lab, enabled, eventually, namespace, pod};
 use podgate_tests::wire::{Wire, sctp_init};
+use serde_json::Value;
 
 fn pods() -> String {
     [namespace("shop"), pod("shop", "web", &["80"]), pod("shop", "db", &["80"])].concat()
@@ -124,6 +127,45 @@ fn sctp_is_judged_by_its_ports() {
 }
 
 #[test]
+fn a_narrower_way_is_found_out() {
+    if !enabled() {
+        return;
+    }
+    const BYTES: usize = 2_000_000;
+    let external = ["--mtu", "9000", "--external", "internet=198.51.100.7,2001:db8::7"];
+    let lab = Lab::up(&[("pods.yaml", &pods())], &external);
+    let status = lab.status().unwrap();
+    let ports = status.get("ports").and_then(Value::as_array).unwrap();
+    let uplink = ports.iter().find(|port| port.get("kind") == Some(&Value::from("uplink"))).unwrap();
+    let uplink = uplink.get("interface").and_then(Value::as_str).unwrap();
+    let _ = lab.exec("podgate-node", 5, &["ip", "link", "set", uplink, "mtu", "1400"]).expect("a lower MTU");
+    lab.kill_gateway();
+    lab.restart_gateway();
+    for (number, address) in lab.addresses("ext-internet").into_iter().enumerate() {
+        // What both ends agree on is 9000 bytes: only the gateway's word makes the sender send less.
+        let listener = Namespace::open("ext-internet")
+            .unwrap()
+            .run(|| TcpListener::bind((address, 7000)))
+            .unwrap()
+            .unwrap();
+        let sink = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            std::io::copy(&mut stream, &mut std::io::sink())
+        });
+        let connect = || TcpStream::connect_timeout(&(address, 7000).into(), Duration::from_secs(10));
+        let mut stream = Namespace::open("web.shop").unwrap().run(connect).unwrap().unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(&vec![7; BYTES]).unwrap();
+        drop(stream);
+        assert_eq!(sink.join().unwrap().unwrap(), BYTES as u64);
+        let route = lab.exec("web.shop", 5, &["ip", "route", "get", &address.to_string()]).expect("a route");
+        assert!(route.contains("mtu 1400"), "{route}");
+        eventually("it is counted", || lab.drops("packet_too_big") > number as u64);
+    }
+}
+
+#[test]
 fn throughput_is_measured() {
     if !enabled() {
         return;
@@ -135,8 +177,8 @@ fn throughput_is_measured() {
         let mut rate = None;
         eventually("iperf3 gives a figure", || {
             let said = lab.exec("web.shop", 20, &["iperf3", "-c", &address, "-t", "3", "-J"]);
-            let report = serde_json::from_str::<serde_json::Value>(&said.out).unwrap_or_default();
-            rate = report.pointer("/end/sum_received/bits_per_second").and_then(serde_json::Value::as_f64);
+            let report = serde_json::from_str::<Value>(&said.out).unwrap_or_default();
+            rate = report.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
             rate.is_some_and(|rate| rate > 0.0)
         });
         let rate = rate.unwrap_or_default();
