@@ -30,7 +30,7 @@ use podgate_rcu::Reader;
 use crate::clock::{Clock, Instant64};
 use crate::counters::{TurnCounts, WorkerCounters};
 use crate::drop_reason::DropReason;
-use crate::flow::{FlowCounts, FlowTable, Shares, Timeouts};
+use crate::flow::{Charges, FlowCounts, FlowTable, Timeouts};
 use crate::packet::{Packet, PortId, PortKind, WorkerId};
 use crate::port::Port;
 use crate::record::{DropRecord, DropRecorder, DropRecords, drop_ring};
@@ -112,7 +112,7 @@ pub struct WorkerView {
     /// Packets and drops.
     pub counters: WorkerCounters,
     /// What of its flow table is charged to which port.
-    pub shares: Shares,
+    pub charges: Charges,
     generation: AtomicU64,
     drained: AtomicU64,
     flows: AtomicU64,
@@ -252,7 +252,7 @@ pub fn workers<C: Clock + Clone>(
         // A key of its own for each table: colliding in one says nothing about another.
         let seed = [a ^ number as u64, b, c, d.rotate_left(17)];
         let flows = FlowTable::new(settings.flows, settings.flows_per_pod, settings.timeouts, seed);
-        let view = Arc::new(WorkerView { shares: flows.shares().clone(), ..WorkerView::default() });
+        let view = Arc::new(WorkerView { charges: flows.charges().clone(), ..WorkerView::default() });
         workers.push(Worker {
             id,
             clock: clock.clone(),

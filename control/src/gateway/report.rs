@@ -132,11 +132,11 @@ impl Gateway {
     fn flows_of(&self, port: Option<u16>) -> PortFlows {
         let mut sum = PortFlows::default();
         let Some(port) = port.map(PortId) else { return sum };
-        for share in self.engine.views().filter_map(|view| view.shares.of(port)) {
-            sum.open += u64::from(share.flows());
-            sum.embryonic += u64::from(share.embryonic());
-            sum.evicted += share.evicted();
-            sum.refused += share.refused();
+        for charge in self.engine.views().filter_map(|view| view.charges.of(port)) {
+            sum.open += u64::from(charge.flows());
+            sum.embryonic += u64::from(charge.embryonic());
+            sum.evicted += charge.evicted();
+            sum.refused += charge.refused();
         }
         sum
     }

@@ -5,7 +5,7 @@
 //! ones, and those that are over), oldest first, and the account with the most embryonic ones is known at any time: a heap
 //! by that number, which changes by one step when the number does.
 //!
-//! What others see of an account ([`Share`]) are relaxed counters with one writer.
+//! What others see of an account ([`Charge`]) are relaxed counters with one writer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -17,16 +17,16 @@ use crate::packet::PortId;
 /// Accounts: as many as there can be ports.
 const ACCOUNTS: usize = 1 << 16;
 
-/// A port's share of one worker's flow table, as others may read it at any time.
+/// What one worker's flow table has charged to a port, as others may read it at any time.
 #[derive(Debug, Default)]
-pub struct Share {
+pub struct Charge {
     flows: AtomicU32,
     embryonic: AtomicU32,
     evicted: AtomicU64,
     refused: AtomicU64,
 }
 
-impl Share {
+impl Charge {
     /// Connections now.
     #[must_use]
     pub fn flows(&self) -> u32 {
@@ -60,18 +60,18 @@ impl Share {
     }
 }
 
-/// The shares of all ports, by [`PortId`]. The default has none.
+/// The charges of all ports, by [`PortId`]. The default has none.
 #[derive(Debug, Clone, Default)]
-pub struct Shares(Arc<[Share]>);
+pub struct Charges(Arc<[Charge]>);
 
-impl Shares {
+impl Charges {
     fn new() -> Self {
-        Self((0..ACCOUNTS).map(|_| Share::default()).collect())
+        Self((0..ACCOUNTS).map(|_| Charge::default()).collect())
     }
 
     /// That of a port.
     #[must_use]
-    pub fn of(&self, port: PortId) -> Option<&Share> {
+    pub fn of(&self, port: PortId) -> Option<&Charge> {
         self.0.get(usize::from(port.0))
     }
 }
@@ -91,7 +91,7 @@ pub(super) struct Accounts {
     chain: Chain,
     /// Ports with embryonic connections; none has more of them than the one at half its place.
     heap: Vec<u16>,
-    shares: Shares,
+    charges: Charges,
 }
 
 impl Accounts {
@@ -102,17 +102,17 @@ impl Accounts {
             accounts: vec![account; ACCOUNTS],
             chain: Chain::new(places),
             heap: Vec::with_capacity(ACCOUNTS),
-            shares: Shares::new(),
+            charges: Charges::new(),
         }
     }
 
-    pub fn shares(&self) -> &Shares {
-        &self.shares
+    pub fn charges(&self) -> &Charges {
+        &self.charges
     }
 
-    /// A port's share.
-    pub fn share(&self, port: PortId) -> Option<&Share> {
-        self.shares.of(port)
+    /// A port's charge.
+    pub fn charge(&self, port: PortId) -> Option<&Charge> {
+        self.charges.of(port)
     }
 
     /// A connection is entered that is charged to `port`.
@@ -147,8 +147,8 @@ impl Accounts {
     }
 
     fn change_flows(&self, port: PortId, by: i32) {
-        if let Some(share) = self.share(port) {
-            share.flows.store(share.flows().wrapping_add_signed(by), Ordering::Relaxed);
+        if let Some(charge) = self.charge(port) {
+            charge.flows.store(charge.flows().wrapping_add_signed(by), Ordering::Relaxed);
         }
     }
 
@@ -184,8 +184,8 @@ impl Accounts {
     }
 
     fn tell_embryonic(&self, port: PortId) {
-        if let Some(share) = self.share(port) {
-            share.embryonic.store(self.weight(port.0), Ordering::Relaxed);
+        if let Some(charge) = self.charge(port) {
+            charge.embryonic.store(self.weight(port.0), Ordering::Relaxed);
         }
     }
 
@@ -277,7 +277,7 @@ impl Accounts {
             assert_eq!(self.weight(*port) as usize, *count);
             assert_eq!(self.heap[self.place(PortId(*port))], *port);
             assert!(self.weight_at(0) >= Some(*count as u32), "the heaviest is first");
-            assert_eq!(self.share(PortId(*port)).unwrap().embryonic() as usize, *count);
+            assert_eq!(self.charge(PortId(*port)).unwrap().embryonic() as usize, *count);
         }
     }
 }

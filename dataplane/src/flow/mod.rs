@@ -32,7 +32,7 @@ mod key;
 mod sctp;
 mod tcp;
 
-pub use account::{Share, Shares};
+pub use account::{Charge, Charges};
 pub use entry::{Class, Evidence, Flow, Hop, Progress, Side, Timeouts};
 pub use key::{FlowKey, Heading, Tuple, pair};
 pub use sctp::{Chunk, SctpState, SctpTrack};
@@ -141,8 +141,8 @@ impl FlowTable {
 
     /// What is charged to each port: the same counters for as long as the table lives, to be read from anywhere.
     #[must_use]
-    pub fn shares(&self) -> &Shares {
-        self.accounts.shares()
+    pub fn charges(&self) -> &Charges {
+        self.accounts.charges()
     }
 
     /// The keyed hash of a connection's key.
@@ -226,8 +226,8 @@ impl FlowTable {
     pub fn insert(&mut self, flow: Flow, now: Instant64) -> Result<FlowId, NoRoom> {
         let account = flow.account;
         let id = self.make_room(account, now).inspect_err(|_| {
-            if let Some(share) = self.accounts.share(account) {
-                share.count_refused();
+            if let Some(charge) = self.accounts.charge(account) {
+                charge.count_refused();
             }
         })?;
         let hash = self.hash(&flow.key);
@@ -248,7 +248,7 @@ impl FlowTable {
 
     /// A free place for a connection that is charged to `account`.
     fn make_room(&mut self, account: PortId, now: Instant64) -> Result<u32, NoRoom> {
-        let flows = self.accounts.share(account).map_or(0, Share::flows);
+        let flows = self.accounts.charge(account).map_or(0, Charge::flows);
         if flows >= self.per_pod {
             let own = self.accounts.dispensable(account).ok_or(NoRoom::Pod)?;
             self.evict(own);
@@ -267,8 +267,8 @@ impl FlowTable {
 
     fn evict(&mut self, id: u32) {
         let account = self.entry(id).map(|flow| flow.account);
-        if let Some(share) = account.and_then(|account| self.accounts.share(account)) {
-            share.count_evicted();
+        if let Some(charge) = account.and_then(|account| self.accounts.charge(account)) {
+            charge.count_evicted();
         }
         if self.remove(id) {
             self.counts.evicted += 1;

@@ -123,9 +123,9 @@ fn the_oldest_embryonic_connection_goes_and_an_open_one_never() {
     assert_eq!(enter(&mut table, 1, 4), Err(NoRoom::Table));
     assert_eq!(table.len(), 3);
     assert_eq!(table.counts().evicted, 1);
-    let share = table.shares().of(PortId(0)).unwrap();
-    assert_eq!((share.flows(), share.embryonic(), share.evicted(), share.refused()), (3, 0, 1, 0));
-    assert_eq!(table.shares().of(PortId(1)).unwrap().refused(), 1);
+    let charge = table.charges().of(PortId(0)).unwrap();
+    assert_eq!((charge.flows(), charge.embryonic(), charge.evicted(), charge.refused()), (3, 0, 1, 0));
+    assert_eq!(table.charges().of(PortId(1)).unwrap().refused(), 1);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn the_pod_with_the_most_embryonic_connections_makes_room() {
     assert!(find(&table, &tuple(21)).is_none(), "open ones don't count");
     assert!([10, 11, 22, 30, 31, 32].iter().all(|n| find(&table, &tuple(*n)).is_some()));
     table.check();
-    let evicted = |port| table.shares().of(PortId(port)).unwrap().evicted();
+    let evicted = |port| table.charges().of(PortId(port)).unwrap().evicted();
     assert_eq!([evicted(1), evicted(2), evicted(3)], [0, 2, 0]);
 }
 
@@ -168,7 +168,7 @@ fn a_pod_beyond_its_quota_makes_room_from_its_own() {
     assert_eq!(enter(&mut table, 2, 24), Err(NoRoom::Pod));
     enter(&mut table, 1, 11).unwrap();
     table.check();
-    let of = |port| table.shares().of(PortId(port)).unwrap();
+    let of = |port| table.charges().of(PortId(port)).unwrap();
     assert_eq!([of(1).flows(), of(2).flows()], [2, 2]);
     assert_eq!([of(1).refused(), of(2).evicted(), of(2).refused()], [0, 2, 1]);
 }
