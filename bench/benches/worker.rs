@@ -42,8 +42,13 @@ struct Gateway {
 impl Gateway {
     fn new(flows: usize) -> Result<Self> {
         let (region, mut ledger) = Region::new(2048)?;
-        let settings =
-            WorkerSettings { flows, batch: BATCH, seed: [1, 2, 3, 4], ..WorkerSettings::default() };
+        let settings = WorkerSettings {
+            flows,
+            flows_per_pod: flows,
+            batch: BATCH,
+            seed: [1, 2, 3, 4],
+            ..WorkerSettings::default()
+        };
         let pools = vec![ledger.pool(2048)];
         let (mut made, ends) = workers(&region, pools, &commons(&region), &settings, &MonotonicClock::new())?;
         let mut worker = made.pop().context("one worker")?;
@@ -147,6 +152,8 @@ fn hit(criterion: &mut Criterion, flows: u32) -> Result<()> {
             taken.mul_f64(packets as f64 / (batches * BATCH as u64) as f64)
         });
     });
+    let opened = gateway.ends.iter().map(|ends| ends.view.flow_counts().opened).sum::<u64>();
+    anyhow::ensure!(opened == u64::from(flows), "{} of the packets were no hits", opened - u64::from(flows));
     Ok(())
 }
 
