@@ -14,9 +14,10 @@ use af_xdp::twin::Sent;
 use af_xdp::{Abilities, FramePool, Region};
 use podgate_config::model::{Cluster, ObjectName};
 use podgate_control::compiler::{Compiled, Limits, Scope, compile};
-use podgate_dataplane::clock::VirtualClock;
+use podgate_dataplane::clock::{Clock, Instant64, VirtualClock};
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::flow::{Charge, FlowCounts};
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::port::{MemoryPort, MemoryWire};
 use podgate_dataplane::record::DropRecord;
@@ -283,6 +284,14 @@ impl Rig {
         self.ports.get_mut(&port).expect("a port").wire.deliver(frame)
     }
 
+    /// The same, of a frame that lies in these buffers.
+    ///
+    /// # Panics
+    /// If there is no such port.
+    pub fn deliver_parts(&mut self, port: PortId, parts: &[&[u8]]) -> bool {
+        self.ports.get_mut(&port).expect("a port").wire.deliver_parts(parts.iter().copied())
+    }
+
     /// Has one worker take one turn.
     pub fn turn(&mut self, worker: usize) -> Activity {
         self.workers[worker].turn(&mut self.readers[worker])
@@ -324,6 +333,12 @@ impl Rig {
         sum
     }
 
+    /// Counters of each worker.
+    pub fn counts_by_worker(&self) -> impl Iterator<Item = (WorkerId, Counts)> {
+        let all = self.ends.iter().enumerate();
+        all.map(|(number, ends)| (WorkerId(number as u8), ends.view.counters.snapshot()))
+    }
+
     /// Drops by reason, those that are not 0.
     #[must_use]
     pub fn drops(&self) -> BTreeMap<DropReason, u64> {
@@ -335,6 +350,12 @@ impl Rig {
     /// Records of drops since the last call.
     pub fn records(&mut self) -> Vec<DropRecord> {
         self.ends.iter_mut().flat_map(|ends| std::iter::from_fn(|| ends.drops.pop())).collect()
+    }
+
+    /// Drops that were not recorded.
+    #[must_use]
+    pub fn records_lost(&self) -> u64 {
+        self.ends.iter().map(|ends| ends.drops.lost()).sum()
     }
 
     /// Neighbours that packets wanted.
@@ -352,6 +373,32 @@ impl Rig {
     #[must_use]
     pub fn errors_refused(&self) -> u64 {
         self.ends.iter().map(|ends| ends.view.errors_refused()).sum()
+    }
+
+    /// What is charged to the ports that are there or were, in each worker's table.
+    pub fn charges(&self) -> impl Iterator<Item = &Charge> {
+        let last = self.identities as u16 + self.ports.len() as u16 + 2;
+        self.ends
+            .iter()
+            .flat_map(move |ends| (0..=last).filter_map(move |port| ends.view.charges.of(PortId(port))))
+    }
+
+    /// What happened to connections, in each worker's table.
+    pub fn flow_counts(&self) -> impl Iterator<Item = (WorkerId, FlowCounts)> {
+        let all = self.ends.iter().enumerate();
+        all.map(|(number, ends)| (WorkerId(number as u8), ends.view.flow_counts()))
+    }
+
+    /// The generation that was published last.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What time the workers' clock shows.
+    #[must_use]
+    pub fn now(&self) -> Instant64 {
+        self.clock.now()
     }
 
     /// Ends everything.

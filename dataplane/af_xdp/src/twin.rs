@@ -68,15 +68,21 @@ pub fn pair(region: &Region, size: u32, abilities: Abilities) -> Result<(Queues,
 impl Wire {
     /// A packet arrives. False, and it is dropped, if the fill ring has too few frames or the receive ring no room.
     pub fn deliver(&mut self, bytes: &[u8]) -> bool {
-        let frames = bytes.len().div_ceil(CHUNK_ROOM).max(1) as u32;
+        if bytes.is_empty() {
+            return self.deliver_parts([bytes].into_iter());
+        }
+        self.deliver_parts(bytes.chunks(CHUNK_ROOM))
+    }
+
+    /// As [`Wire::deliver`], of a packet that lies in these buffers. None may be larger than a chunk has room for.
+    pub fn deliver_parts<'a>(&mut self, parts: impl ExactSizeIterator<Item = &'a [u8]>) -> bool {
+        let frames = parts.len() as u32;
         let fits = frames == 1 || self.abilities.multi_buffer;
         if !fits || self.fill.waiting() < frames || self.receive.room(frames) < frames {
             return false;
         }
-        let mut parts = bytes.chunks(CHUNK_ROOM).peekable();
-        loop {
-            let part = parts.next().unwrap_or_default();
-            let options = if parts.peek().is_some() { libc::XDP_PKT_CONTD } else { 0 };
+        for (number, part) in (1..).zip(parts) {
+            let options = if number < frames { libc::XDP_PKT_CONTD } else { 0 };
             let Some(address) = self.fill.read() else { return false };
             let address = address / CHUNK_SIZE as u64 * CHUNK_SIZE as u64 + HEADROOM as u64;
             let Some(mut frame) = self.claim(address, part.len() as u32, self.user.fill()) else {
@@ -87,9 +93,6 @@ impl Wire {
             let descriptor = Descriptor { address, len: part.len() as u32, options };
             if !self.receive.write(descriptor) {
                 return false;
-            }
-            if options == 0 {
-                break;
             }
         }
         self.fill.release();

@@ -38,6 +38,11 @@ impl MemoryWire {
         self.wire.deliver(bytes)
     }
 
+    /// The same, of a packet that lies in these buffers, each no larger than a frame has room for.
+    pub fn deliver_parts<'a>(&mut self, parts: impl ExactSizeIterator<Item = &'a [u8]>) -> bool {
+        self.wire.deliver_parts(parts)
+    }
+
     /// Everything the port has sent since the last call, and completes it.
     pub fn take(&mut self) -> Vec<Sent> {
         self.wire.take()
