@@ -314,9 +314,7 @@ impl Flow {
     pub fn gives_way(&self, side: Side) -> bool {
         match self.progress {
             Progress::Tcp(track) => track.gives_way_to_syn(side),
-            Progress::Sctp(track) => {
-                track.class() == Class::Closing || track.class() == Class::Embryonic && side == Side::Reply
-            }
+            Progress::Sctp(track) => track.gives_way_to_init(),
             Progress::Plain { .. } => false,
         }
     }

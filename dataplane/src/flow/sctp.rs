@@ -6,8 +6,14 @@
 //!
 //! Whoever forges an INIT of an end does not see what it is answered with, so what came first stays beside what came last.
 //!
+//! Both ends may open at once (RFC 9260, 5.2.1): each answers with the tag of its own INIT, and the first cookie that comes back
+//! makes one association of both. So the tags of both ends' INITs count side by side, and an INIT, sent again or the other way,
+//! makes nothing of what was said before forgotten.
+//!
 //! Packets are known by their first chunk, as policy knows them, but that the end of an association may be bundled behind data
 //! and acknowledgements (RFC 9260, 6.10) and counts there too, as far as the packet's first frame shows it.
+
+use std::num::NonZeroU32;
 
 use crate::drop_reason::DropReason;
 use crate::flow::entry::{Class, Side};
@@ -133,13 +139,41 @@ impl<T: Copy + PartialEq> FirstAndLatest<T> {
     }
 }
 
+/// Tags chosen by INITs, by the end that sent them: neither can push the other's out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Inits {
+    original: FirstAndLatest<NonZeroU32>,
+    reply: FirstAndLatest<NonZeroU32>,
+}
+
+impl Inits {
+    const NONE: Self = Self { original: FirstAndLatest::NONE, reply: FirstAndLatest::NONE };
+
+    fn add(&mut self, side: Side, tag: u32) {
+        // 0 is no tag.
+        let Some(tag) = NonZeroU32::new(tag) else { return };
+        match side {
+            Side::Original => self.original.add(tag),
+            Side::Reply => self.reply.add(tag),
+        }
+    }
+
+    fn has(&self, side: Side, tag: u32) -> bool {
+        let tags = match side {
+            Side::Original => &self.original,
+            Side::Reply => &self.reply,
+        };
+        tags.find(|known| known.get() == tag).is_some()
+    }
+}
+
 /// The track of one association.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SctpTrack {
     state: SctpState,
     tags: Tags,
-    /// Tags chosen by INITs that no association has come of yet.
-    inits: FirstAndLatest<(Side, u32)>,
+    /// Of INITs that no association has come of yet.
+    inits: Inits,
     /// Such a tag together with the one that an INIT ACK chose for it; they count from the cookie on.
     offers: FirstAndLatest<Tags>,
 }
@@ -148,8 +182,8 @@ impl SctpTrack {
     /// Of an association that this INIT opens.
     #[must_use]
     pub fn open(init: &Chunk) -> Self {
-        let mut inits = FirstAndLatest::NONE;
-        inits.add((Side::Original, init.chosen));
+        let mut inits = Inits::NONE;
+        inits.add(Side::Original, init.chosen);
         Self { state: SctpState::CookieWait, tags: Tags::default(), inits, offers: FirstAndLatest::NONE }
     }
 
@@ -171,6 +205,14 @@ impl SctpTrack {
         }
     }
 
+    /// May an INIT only be judged for itself, as if there were no association? Once it is over. Before, the INIT of the other
+    /// end is part of it, and what has come of the first one must not be forgotten: it may be on its way behind us.
+    #[inline]
+    #[must_use]
+    pub fn gives_way_to_init(&self) -> bool {
+        self.class() == Class::Closing
+    }
+
     /// Takes note of a packet that matches the association.
     ///
     /// # Errors
@@ -182,7 +224,7 @@ impl SctpTrack {
         };
         let tag = chunk.tag;
         let is_current = tag != 0 && tag == self.tags.of(other);
-        let is_of_init = tag != 0 && self.inits.find(|init| *init == (other, tag)).is_some();
+        let is_of_init = self.inits.has(other, tag);
         let offer = self.offers.find(|offer| tag != 0 && offer.of(other) == tag);
         let fits = match chunk.kind {
             // RFC 9260, 8.5.1: the tag of the one who is asked is not known yet.
@@ -201,7 +243,7 @@ impl SctpTrack {
             return Err(DropReason::StraySctp);
         }
         match chunk.kind {
-            Chunk::INIT => self.inits.add((side, chunk.chosen)),
+            Chunk::INIT => self.inits.add(side, chunk.chosen),
             Chunk::INIT_ACK => {
                 let mut offer = Tags::default();
                 offer.set(side, chunk.chosen);
@@ -219,7 +261,7 @@ impl SctpTrack {
             }
             Chunk::COOKIE_ACK if self.state == SctpState::CookieEchoed => {
                 self.state = SctpState::Established;
-                (self.inits, self.offers) = (FirstAndLatest::NONE, FirstAndLatest::NONE);
+                (self.inits, self.offers) = (Inits::NONE, FirstAndLatest::NONE);
             }
             Chunk::SHUTDOWN | Chunk::SHUTDOWN_ACK if self.state == SctpState::Established => {
                 self.state = SctpState::Shutdown;
@@ -299,6 +341,46 @@ mod tests {
             assert_eq!(track.see(side, &forged), Err(DropReason::StraySctp), "{forged:?}");
             assert_eq!(track, before);
         }
+    }
+
+    /// An INIT of either end, sent again at any time and then lost, does not stop an association of which both ends know.
+    #[test]
+    fn both_ends_may_open_at_once() {
+        let life = [
+            (Reply, choosing(Chunk::INIT, 0, 22)),
+            (Original, choosing(Chunk::INIT_ACK, 22, 11)),
+            (Reply, choosing(Chunk::INIT_ACK, 11, 22)),
+            (Reply, chunk(Chunk::COOKIE_ECHO, 11)),
+            (Original, chunk(Chunk::COOKIE_ECHO, 22)),
+            (Original, chunk(Chunk::COOKIE_ACK, 22)),
+            (Reply, chunk(Chunk::COOKIE_ACK, 11)),
+            (Original, chunk(DATA, 22)),
+            (Reply, chunk(DATA, 11)),
+        ];
+        for place in 0..life.len() {
+            for again in [(Original, choosing(Chunk::INIT, 0, 11)), (Reply, choosing(Chunk::INIT, 0, 22))] {
+                let mut track = SctpTrack::open(&choosing(Chunk::INIT, 0, 11));
+                for (number, (side, said)) in life.into_iter().enumerate() {
+                    if number == place {
+                        assert!(!track.gives_way_to_init());
+                        track.see(again.0, &again.1).unwrap();
+                    }
+                    assert_eq!(track.see(side, &said), Ok(()), "{place}: {said:?}");
+                }
+                assert_eq!(track.state(), SctpState::Established);
+            }
+        }
+    }
+
+    #[test]
+    fn forged_inits_of_one_end_do_not_push_out_the_others() {
+        let mut track = SctpTrack::open(&choosing(Chunk::INIT, 0, 11));
+        track.see(Reply, &choosing(Chunk::INIT, 0, 22)).unwrap();
+        for forged in 600..610 {
+            track.see(Original, &choosing(Chunk::INIT, 0, forged)).unwrap();
+        }
+        assert_eq!(track.see(Original, &choosing(Chunk::INIT_ACK, 22, 11)), Ok(()));
+        assert_eq!(track.see(Reply, &choosing(Chunk::INIT_ACK, 11, 22)), Ok(()));
     }
 
     #[test]

@@ -17,7 +17,15 @@
 //! alive, and both only with a sequence number from within the window and an acknowledgement of what was sent: whoever forges
 //! them has to guess both.
 //!
-//! What breaks if changed: were a mark moved by any segment, two forged packets would do what one must not.
+//! The marks can be wrong: an answer that was sent twice with different numbers, and the one that passed here last was not the
+//! one that arrived first; a restart of which a forged SYN hid the beginning. So what does not fit is remembered, and if the other
+//! end then says exactly what follows from it, the two agree with each other and the marks are taken from them. Linux has no such
+//! thing: what it calls invalid stays so, and a connection that it has wrong ends there. Whoever can write the address of one end
+//! only gains nothing, because the other end would have to confirm it.
+//!
+//! What breaks if changed: were a mark moved by any segment, one forged packet would be enough to have a reset believed.
+
+use std::num::NonZeroU32;
 
 use crate::drop_reason::DropReason;
 use crate::flow::entry::{Class, Side};
@@ -115,18 +123,58 @@ pub enum TcpState {
 struct End {
     /// The sequence number after its SYN.
     first: u32,
-    /// The sequence number after everything it sent.
+    /// The sequence number after everything it sent, its FIN too.
     next: u32,
     /// The highest acknowledgement it sent; good once `acked`.
     acknowledged: u32,
-    /// The sequence number after its FIN; good once `done`.
-    fin: u32,
     /// The largest window it ever offered, in bytes.
     window: u32,
     /// Shift count of its windows, but for those of its SYN (RFC 7323, 2.2).
     scale: u8,
     acked: bool,
+    /// What it sent last is a FIN.
     done: bool,
+}
+
+/// What is remembered of a SYN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Syn {
+    sequence: u32,
+    /// How many sequence numbers it takes: one, and its data.
+    span: NonZeroU32,
+    window: u16,
+    scale: u8,
+}
+
+impl Syn {
+    fn of(segment: &Segment) -> Self {
+        Self {
+            sequence: segment.sequence,
+            span: NonZeroU32::MIN.saturating_add(segment.payload),
+            window: segment.window,
+            scale: segment.scale.unwrap_or(0),
+        }
+    }
+
+    /// Is this an answer to it, and to as much of the data that came with it as the other end took (RFC 7413)?
+    fn is_acknowledged_by(&self, acknowledgement: u32) -> bool {
+        End::opened_by(self).syn_is_acknowledged_by(acknowledgement)
+    }
+}
+
+/// What an end said last that does not fit the marks: the sequence number after it, and what it acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Doubt {
+    side: Side,
+    end: u32,
+    acknowledgement: u32,
+}
+
+impl Doubt {
+    /// Does the other end say what follows from that, to the number?
+    fn is_confirmed_by(&self, side: Side, segment: &Segment) -> bool {
+        self.side != side && (self.end, self.acknowledgement) == (segment.acknowledgement, segment.sequence)
+    }
 }
 
 /// The track of one connection.
@@ -135,8 +183,10 @@ pub struct TcpTrack {
     state: TcpState,
     original: End,
     reply: End,
-    /// Another SYN, which came while the connection was open.
-    again: Option<Segment>,
+    /// Another SYN, which came while the connection was open. The latest: a forged one may hide one that was meant, and then
+    /// the ends' agreement starts the connection anew.
+    again: Option<Syn>,
+    doubt: Option<Doubt>,
 }
 
 /// Is `a` not before `b`, in the arithmetic of sequence numbers?
@@ -151,12 +201,12 @@ fn is_within(number: u32, first: u32, last: u32) -> bool {
 
 impl End {
     /// Of the one that sends this SYN or SYN-ACK.
-    fn opened_by(syn: &Segment) -> Self {
+    fn opened_by(syn: &Syn) -> Self {
         Self {
             first: syn.sequence.wrapping_add(1),
-            next: syn.end(),
+            next: syn.sequence.wrapping_add(syn.span.get()),
             window: syn.window.into(),
-            scale: syn.scale.unwrap_or(0),
+            scale: syn.scale,
             ..Self::default()
         }
     }
@@ -204,8 +254,12 @@ impl TcpTrack {
     /// Of a connection that this SYN opens.
     #[must_use]
     pub fn open(syn: &Segment) -> Self {
+        Self::begun_by(&Syn::of(syn))
+    }
+
+    fn begun_by(syn: &Syn) -> Self {
         let original = End::opened_by(syn);
-        Self { state: TcpState::SynSent, original, reply: End::default(), again: None }
+        Self { state: TcpState::SynSent, original, reply: End::default(), again: None, doubt: None }
     }
 
     /// How far it has come.
@@ -281,7 +335,12 @@ impl TcpTrack {
             Side::Original => (&self.original, &self.reply),
             Side::Reply => (&self.reply, &self.original),
         };
-        at_or_after(own.next, sequence) && other.expects(sequence)
+        if other.acked {
+            at_or_after(own.next, sequence) && other.expects(sequence)
+        } else {
+            // Nothing but its SYN, and what came with it.
+            is_within(sequence, own.first.wrapping_sub(1), own.next)
+        }
     }
 
     fn ends(&mut self, side: Side) -> (&mut End, &mut End) {
@@ -295,8 +354,7 @@ impl TcpTrack {
     fn is_refusal(&self, segment: &Segment) -> bool {
         let acknowledgement = segment.acknowledgement;
         let is_open = !matches!(self.state, TcpState::SynSent | TcpState::SynReceived) || self.original.acked;
-        let again =
-            self.again.is_some_and(|syn| End::opened_by(&syn).syn_is_acknowledged_by(acknowledgement));
+        let again = self.again.is_some_and(|syn| syn.is_acknowledged_by(acknowledgement));
         segment.flags.has(TcpFlags::ACK)
             && (again || !is_open && self.original.syn_is_acknowledged_by(acknowledgement))
     }
@@ -344,7 +402,7 @@ impl TcpTrack {
             }
             _ => {
                 if !is_same {
-                    self.again = Some(*segment);
+                    self.again = Some(Syn::of(segment));
                 }
                 false
             }
@@ -365,8 +423,8 @@ impl TcpTrack {
             TcpState::SynReceived if answers && !self.original.acked => self.answer(segment),
             _ => match self.again {
                 // The opened end had forgotten the old connection and takes the new SYN.
-                Some(syn) if End::opened_by(&syn).syn_is_acknowledged_by(acknowledgement) => {
-                    *self = Self::open(&syn);
+                Some(syn) if syn.is_acknowledged_by(acknowledgement) => {
+                    *self = Self::begun_by(&syn);
                     self.answer(segment);
                 }
                 // Sent again, or an answer to nothing.
@@ -377,7 +435,7 @@ impl TcpTrack {
     }
 
     fn answer(&mut self, segment: &Segment) {
-        self.reply = End::opened_by(segment);
+        self.reply = End::opened_by(&Syn::of(segment));
         self.reply.acknowledge(segment);
         // Windows are scaled if both ends say so (RFC 7323, 2.2).
         if segment.scale.is_none() {
@@ -393,28 +451,48 @@ impl TcpTrack {
             (TcpState::SynSent, Side::Reply) | (TcpState::Closed, _) => return Ok(false),
             _ => {}
         }
+        let end = segment.end();
         let (own, other) = self.ends(side);
         if !other.expects(segment.sequence) || !own.may_acknowledge(segment.acknowledgement, other) {
-            return Ok(false);
+            let doubt = Doubt { side, end, acknowledgement: segment.acknowledgement };
+            let before = self.doubt.replace(doubt);
+            if !before.is_some_and(|before| before.is_confirmed_by(side, segment)) {
+                return Ok(false);
+            }
+            self.agree(side, segment);
         }
-        let end = segment.end();
-        if at_or_after(end, own.next) {
+        // The marks are right: what did not fit was old, or forged.
+        self.doubt = None;
+        let (own, _) = self.ends(side);
+        let is_further = end != own.next && at_or_after(end, own.next);
+        if is_further {
             own.next = end;
         }
         own.acknowledge(segment);
-        if segment.flags.has(TcpFlags::FIN) && end == own.next {
-            (own.fin, own.done) = (end, true);
-        } else if own.done && end != own.fin && at_or_after(end, own.fin) {
-            // It goes on after what was its FIN: that one was forged.
+        if end == own.next && segment.flags.has(TcpFlags::FIN) {
+            own.done = true;
+        } else if is_further {
+            // It goes on: what was its FIN was forged.
             own.done = false;
         }
         self.state = self.after_ack();
         Ok(self.state != TcpState::TimeWait)
     }
 
+    /// Takes the marks from a segment that confirms what the other end said.
+    fn agree(&mut self, side: Side, segment: &Segment) {
+        let (own, other) = self.ends(side);
+        for (end, next, acknowledged) in [
+            (own, segment.sequence, segment.acknowledgement),
+            (other, segment.acknowledgement, segment.sequence),
+        ] {
+            (end.next, end.acknowledged, end.acked, end.done) = (next, acknowledged, true, false);
+        }
+    }
+
     /// The state that the marks say.
     fn after_ack(&self) -> TcpState {
-        let is_heard = |own: &End, other: &End| other.acked && at_or_after(other.acknowledged, own.fin);
+        let is_heard = |own: &End, other: &End| other.acked && at_or_after(other.acknowledged, own.next);
         let (original, reply) = (&self.original, &self.reply);
         if self.state == TcpState::SynReceived && !original.acked {
             return TcpState::SynReceived;
@@ -621,6 +699,7 @@ mod tests {
             let mut track = established();
             let before = track;
             track.see(Original, &forged).unwrap();
+            track.doubt = None;
             assert_eq!(track, before, "{forged:?}");
         }
         let mut track = established();
@@ -713,11 +792,49 @@ mod tests {
         assert!(!track.may_have_sent(Original, CLIENT.wrapping_add(302)), "not sent yet");
         assert!(!track.may_have_sent(Original, CLIENT.wrapping_sub(100_000)), "long ago");
         assert!(!track.may_have_sent(Reply, SERVER.wrapping_add(400)));
+        // Before anybody has answered: the SYN, and nothing else of the half of all numbers before it.
+        let track = TcpTrack::open(&data(client("S", 0, 0), 10));
+        assert!(
+            track.may_have_sent(Original, CLIENT) && track.may_have_sent(Original, CLIENT.wrapping_add(11))
+        );
+        assert!(!track.may_have_sent(Original, CLIENT.wrapping_sub(1)));
+        assert!(!track.may_have_sent(Original, CLIENT.wrapping_add(12)));
+    }
+
+    #[test]
+    fn an_answer_that_arrived_first_counts_though_another_passed_last() {
+        let mut track = TcpTrack::open(&client("S", 0, 0));
+        track.see(Reply, &segment("SA", 900_000, CLIENT.wrapping_add(1))).unwrap();
+        track.see(Reply, &server("SA", 0, 1)).unwrap();
+        // The client has taken the first one, and the server agrees.
+        let client = |payload| data(segment("A", CLIENT.wrapping_add(1), 900_001), payload);
+        assert_eq!(track.see(Original, &client(0)), Ok(false));
+        assert_eq!(track.see(Original, &client(100)), Ok(false));
+        assert_eq!(track.see(Reply, &segment("A", 900_001, CLIENT.wrapping_add(101))), Ok(true));
+        assert_eq!(track.state(), Established);
+        assert_eq!(track.see(Reply, &segment("R", 900_001, 0)), Ok(false));
+        assert_eq!(track.state(), Closed);
+    }
+
+    #[test]
+    fn a_forged_syn_does_not_hide_a_restart_for_long() {
+        for forged in [55_000, 0] {
+            let mut track = established();
+            track.see(Original, &client("FA", 1, 1)).unwrap();
+            track.see(Original, &segment("S", 1_000_000, 0)).unwrap();
+            track.see(Original, &segment("S", forged, 0)).unwrap();
+            assert_eq!(track.see(Reply, &segment("SA", 2_000_000, 1_000_001)), Ok(false));
+            assert_eq!(track.see(Original, &segment("A", 1_000_001, 2_000_001)), Ok(false));
+            // Whichever speaks first.
+            assert_eq!(track.see(Reply, &data(segment("A", 2_000_001, 1_000_001), 9)), Ok(true));
+            assert_eq!(track.state(), Established);
+            assert_eq!(track.see(Original, &segment("A", 1_000_001, 2_000_010)), Ok(true));
+        }
     }
 
     proptest! {
-        /// Two ends that talk properly, through a network that repeats and reorders: nothing of it is dropped once the handshake
-        /// is over, and it never closes before a FIN or a reset.
+        /// Two ends that talk properly, through a network that repeats and reorders within a window: nothing of it is dropped once
+        /// the handshake is over, and it never closes before a FIN or a reset.
         #[test]
         fn a_proper_conversation_passes(steps in prop::collection::vec((any::<bool>(), 0_u32..800, 0_u8..8), 1..200)) {
             let mut track = established();
@@ -727,7 +844,7 @@ mod tests {
                 let (me, you) = if from_client { (0, 1) } else { (1, 0) };
                 let side = if from_client { Original } else { Reply };
                 if kind == 7 && !old.is_empty() {
-                    let (side, again) = old[payload as usize % old.len()];
+                    let (side, again) = old[old.len() - 1 - payload as usize % old.len().min(64)];
                     prop_assert!(track.see(side, &again).is_ok());
                     continue;
                 }
@@ -735,7 +852,7 @@ mod tests {
                 let payload = payload.min(1000 - (sent[me] - heard[you]).min(1000));
                 heard[me] = sent[you];
                 let make = if from_client { client } else { server };
-                let segment = data(make("A", sent[me], heard[me]), payload);
+                let segment = Segment { window: 65_000, ..data(make("A", sent[me], heard[me]), payload) };
                 sent[me] += payload;
                 old.push((side, segment));
                 prop_assert_eq!(track.see(side, &segment), Ok(true));
@@ -744,6 +861,34 @@ mod tests {
             let last = client("R", sent[0], 0);
             prop_assert_eq!(track.see(Original, &last), Ok(false));
             prop_assert_eq!(track.state(), Closed);
+        }
+
+        /// Whatever the marks are, two ends that agree are followed again from the second segment on that they exchange.
+        #[test]
+        fn ends_that_agree_are_believed(a in any::<u32>(), b in any::<u32>(), asked in 0_u32..1000, answered in 0_u32..1000) {
+            let mut track = established();
+            let question = data(segment("A", a, b), asked);
+            track.see(Original, &question).unwrap();
+            let answer = data(segment("A", b, question.end()), answered);
+            prop_assert_eq!(track.see(Reply, &answer), Ok(true));
+            prop_assert_eq!(track.state(), Established);
+            prop_assert_eq!(track.see(Original, &segment("A", question.end(), answer.end())), Ok(true));
+            prop_assert_eq!(track.see(Original, &segment("R", question.end(), 0)), Ok(false));
+            prop_assert_eq!(track.state(), Closed);
+        }
+
+        /// One end alone moves nothing out of the window, however often it tries, and the other one's own words do not help it.
+        #[test]
+        fn one_end_alone_is_not_believed(forged in prop::collection::vec((2000_u32..0xffff_f000, any::<u32>(), any::<bool>()), 1..50)) {
+            let mut track = established();
+            let before = track;
+            for (sequence, acknowledgement, fin) in forged {
+                let letters = if fin { "FA" } else { "A" };
+                track.see(Original, &client(letters, sequence, acknowledgement)).unwrap();
+                // The challenge that the other end answers it with.
+                prop_assert_eq!(track.see(Reply, &server("A", 1, 1)), Ok(true));
+                prop_assert_eq!(TcpTrack { doubt: None, ..track }, before);
+            }
         }
     }
 }
