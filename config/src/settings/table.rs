@@ -303,7 +303,7 @@ pub static TABLE: &[Setting] = &[
     silence!(tcp_timeout_syn_recv, "TCP: it was answered"),
     silence!(tcp_timeout_established, "TCP: the handshake is over"),
     silence!(tcp_timeout_fin_wait, "TCP: one end is done"),
-    silence!(tcp_timeout_close_wait, "TCP: the other end has acknowledged that"),
+    silence!(tcp_timeout_close_wait, "TCP: the other end has acknowledged that, and may go on sending"),
     silence!(tcp_timeout_last_ack, "TCP: both ends are done"),
     silence!(tcp_timeout_time_wait, "TCP: both have acknowledged that"),
     silence!(tcp_timeout_close, "TCP: it was reset"),
