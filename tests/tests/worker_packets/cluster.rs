@@ -1,0 +1,67 @@
+//! Pods and policies that the cases have in common.
+
+use std::net::IpAddr;
+
+use podgate_config::model::pod::Phase;
+use podgate_config::model::*;
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub fn name(text: &str) -> ObjectName {
+    let (namespace, name) = text.split_once('/').unwrap();
+    ObjectName::parse(namespace, name).unwrap()
+}
+
+/// A pod with its name as the label `app`.
+pub fn pod(text: &str, addresses: [IpAddr; 2]) -> Pod {
+    let label = (LabelKey::parse("app").unwrap(), LabelValue::parse(name(text).name.as_str()).unwrap());
+    Pod {
+        name: name(text),
+        uid: None,
+        labels: [label].into_iter().collect(),
+        addresses: addresses.to_vec(),
+        phase: Phase::Live,
+        host_network: false,
+        node: None,
+        ports: Vec::new(),
+    }
+}
+
+/// The pods with this label `app`.
+pub fn app(value: &str) -> Selector {
+    let values = [LabelValue::parse(value).unwrap()].into();
+    let requirement = Requirement { key: LabelKey::parse("app").unwrap(), operator: Operator::In(values) };
+    Selector::new([requirement]).unwrap()
+}
+
+/// Pods of this label `to` take these ports from those of the label `from`, and nothing else.
+pub fn only(from: &str, to: &str, ports: &[(Protocol, u16)]) -> NetworkPolicy {
+    let number = |n: u16| n.try_into().unwrap();
+    let ports =
+        ports.iter().map(|(protocol, n)| PolicyPort::range(*protocol, number(*n), number(*n)).unwrap());
+    let rule = Rule { ports: ports.collect(), peers: vec![Peer::Pods { namespaces: None, pods: app(from) }] };
+    let name = name(&format!("shop/{to}-takes-{from}"));
+    NetworkPolicy { name, pods: app(to), ingress: Some(vec![rule]), egress: None }
+}
+
+/// `b` takes TCP 80 and UDP 53 from `a`, and nothing else.
+pub fn only_a_to_b() -> NetworkPolicy {
+    only("a", "b", &[(Protocol::Tcp, 80), (Protocol::Udp, 53)])
+}
+
+/// Nothing to these pods and nothing from them.
+pub fn deny_all(pods: Selector) -> NetworkPolicy {
+    NetworkPolicy { name: name("shop/deny"), pods, ingress: Some(vec![]), egress: Some(vec![]) }
+}
+
+/// Nothing to these pods.
+pub fn deny_ingress(pods: Selector) -> NetworkPolicy {
+    NetworkPolicy { egress: None, ..deny_all(pods) }
+}
+
+/// Nothing from these pods.
+pub fn deny_egress(pods: Selector) -> NetworkPolicy {
+    NetworkPolicy { ingress: None, ..deny_all(pods) }
+}
