@@ -191,6 +191,9 @@ impl<C: Clock> Worker<C> {
         if packet.ingress_kind == PortKind::Pod && quoted.destination != packet.headers.source {
             return Err(no_flow());
         }
+        // Nor is anybody outside on the way between two pods of this node.
+        let leaves = |hop: &Hop| snapshot.port(hop.port).is_some_and(|entry| entry.kind != PortKind::Pod);
+        let may_complain = |flow: &Flow| packet.ingress_kind == PortKind::Pod || flow.hops.iter().any(leaves);
         let tuple = Tuple::of_quoted(&quoted);
         let (id, side) = [Role::Request, Role::Reply]
             .into_iter()
@@ -199,7 +202,7 @@ impl<C: Clock> Worker<C> {
                 let id = self.find_live(self.flows.hash(&key), &key, now)?;
                 let flow = self.flows.get(id)?;
                 let side = flow.side(heading);
-                flow.may_have_sent(side, &quoted).then_some((id, side))
+                (may_complain(flow) && flow.may_have_sent(side, &quoted)).then_some((id, side))
             })
             .ok_or_else(no_flow)?;
         self.revalidate(snapshot, id, None)?;

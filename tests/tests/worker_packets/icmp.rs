@@ -102,7 +102,14 @@ fn an_error_comes_from_the_way_of_its_connection() {
         for (packet, to) in packets.iter().zip([b, UPLINK, HOST]) {
             case.opens(a, packet, to);
         }
+        // Nobody outside is on the way between two pods of this node.
+        let local = case.a_to_b().udp(3000, 53, b"query");
+        let b = case.b;
+        case.opens(a, &local, b);
         let router = case.address("192.0.2.254", "2001:db8::fe");
+        for port in [UPLINK, HOST] {
+            case.drops(port, &From::new(port, router, a_ip).unreachable(&local), DropReason::IcmpErrorNoFlow);
+        }
         case.passes(UPLINK, &From::new(UPLINK, router, a_ip).unreachable(&packets[1]), a);
         let router = case.address("198.18.0.1", "2001:dbf::fe");
         case.passes(HOST, &From::new(HOST, router, a_ip).unreachable(&packets[2]), a);
