@@ -4,6 +4,9 @@
 //! generation of everything, and leaves nothing behind: every packet it took is sent, dropped by name, consumed, or with
 //! another worker when the turn ends.
 //!
+//! The batch comes first and the pin after it. So the snapshot is one that was current after each of its packets had been
+//! received: a policy that was published before a packet came decides on it, however long ago the turn began.
+//!
 //! What is guaranteed:
 //! - A packet leaves only along the entry of a connection that the policy in force admits, or as an answer of the
 //!   gateway's own. What is unknown is dropped.
@@ -195,6 +198,8 @@ struct Attached {
     id: PortId,
     kind: PortKind,
     port: Box<dyn Port>,
+    /// How many of the received packets are its own.
+    received: usize,
     /// Something is in the transmit ring, or the kernel did not take all at the last kick.
     to_kick: bool,
 }
@@ -218,6 +223,7 @@ pub struct Worker<C> {
     unresolved: rtrb::Producer<Unresolved>,
     errors: ErrorBudget,
     sleeper: Sleeper,
+    /// By port, in the order of `ports`.
     received: Vec<FrameChain>,
     taken: Vec<Handed>,
     batch: Vec<Packet>,
@@ -269,7 +275,7 @@ pub fn workers<C: Clock + Clone>(
             unresolved,
             errors: ErrorBudget::default(),
             sleeper,
-            received: Vec::with_capacity(settings.batch),
+            received: Vec::new(),
             taken: Vec::with_capacity(from_others),
             batch: Vec::with_capacity(from_others),
             settings: settings.clone(),
@@ -287,11 +293,13 @@ impl<C: Clock> Worker<C> {
 
     /// One batch, from every port and from every other worker, from reception to transmission.
     pub fn turn(&mut self, reader: &mut Reader<Snapshot>) -> Activity {
-        let snapshot = reader.pin();
         let now = self.begin();
         self.complete();
-        let drained = self.take_over(now);
-        self.receive(&snapshot, now);
+        let drained = self.take_over();
+        self.receive();
+        let snapshot = reader.pin();
+        self.accept(&snapshot, now);
+        self.admit(&snapshot, now);
         self.track_and_forward(&snapshot, now);
         self.hand_over(now);
         self.kick();
@@ -391,8 +399,9 @@ impl<C: Clock> Worker<C> {
         if self.places.len() <= place {
             self.places.resize(place + 1, None);
         }
-        self.ports.push(Attached { id, kind, port, to_kick: false });
+        self.ports.push(Attached { id, kind, port, received: 0, to_kick: false });
         self.index_ports();
+        self.received.reserve(self.settings.batch.saturating_mul(self.ports.len()));
         self.batch.reserve(self.settings.batch.saturating_mul(self.ports.len() + self.exchange.peers()));
     }
 

@@ -3,8 +3,10 @@
 //! It follows from the two addresses alone, so that every packet of a connection, in either direction and without ports
 //! too, finds the same worker: with one pod of this node, that pod's; with two, a keyed hash of the address pair picks the
 //! worker of the lower or of the higher address; with none, that of the host port. A pod's worker never changes while the pod
-//! lives, so the owner does not either. Nothing about a packet but its addresses counts: were it the port it came in by,
-//! the two directions of a connection between the host and an uplink would have two owners, and each answer be a stray.
+//! lives, so the owner does not either. An address may pass to another pod while a packet is between two workers, so who takes
+//! one over that was given under an older snapshot asks again. Nothing about a packet but its addresses counts: were it the
+//! port it came in by, the two directions of a connection between the host and an uplink would have two owners, and each
+//! answer be a stray.
 
 use std::net::IpAddr;
 

@@ -19,40 +19,62 @@ use crate::snapshot::{PortEntry, Snapshot};
 
 impl<C: Clock> Worker<C> {
     /// Packets that other workers give to this one. True if none is left.
-    pub(super) fn take_over(&mut self, now: Instant64) -> bool {
-        if !self.exchange.has_peers() {
-            return true;
+    pub(super) fn take_over(&mut self) -> bool {
+        self.exchange.take_over(self.settings.batch, &mut self.taken)
+    }
+
+    /// A batch from every port.
+    pub(super) fn receive(&mut self) {
+        for attached in &mut self.ports {
+            let before = self.received.len();
+            attached.port.receive(self.settings.batch, &mut self.received);
+            attached.received = self.received.len() - before;
         }
+    }
+
+    /// Every packet that was taken over.
+    pub(super) fn accept(&mut self, snapshot: &Snapshot, now: Instant64) {
         let mut taken = std::mem::take(&mut self.taken);
-        let drained = self.exchange.take_over(self.settings.batch, &mut taken);
         self.counts.taken_over += taken.len() as u64;
         for handed in taken.drain(..) {
             match handed {
-                Handed::Track(packet) => self.batch.push(packet),
+                Handed::Track(packet) if packet.generation == snapshot.generation => self.batch.push(packet),
+                Handed::Track(mut packet) => {
+                    // An address may belong to a pod of another worker by now, and with it the connection.
+                    packet.generation = snapshot.generation;
+                    self.keep_or_hand_over(snapshot, packet, now);
+                }
                 Handed::Send(packet, port) => self.send(packet, port, now),
             }
         }
         self.taken = taken;
-        drained
     }
 
-    /// A batch from every port.
-    pub(super) fn receive(&mut self, snapshot: &Snapshot, now: Instant64) {
+    /// Every received packet.
+    pub(super) fn admit(&mut self, snapshot: &Snapshot, now: Instant64) {
+        let mut received = std::mem::take(&mut self.received);
+        let mut rest = received.drain(..);
         for place in 0..self.ports.len() {
-            let mut received = std::mem::take(&mut self.received);
-            let Some(attached) = self.ports.get_mut(place) else { return };
+            let Some(attached) = self.ports.get(place) else { break };
             let (id, kind) = (attached.id, attached.kind);
-            attached.port.receive(self.settings.batch, &mut received);
-            for frames in received.drain(..) {
+            for frames in rest.by_ref().take(attached.received) {
                 self.counts.received(kind, frames.total_len());
-                self.admit(snapshot, frames, id, kind, now);
+                self.admit_one(snapshot, frames, id, kind, now);
             }
-            self.received = received;
         }
+        drop(rest);
+        self.received = received;
     }
 
     /// One received packet.
-    fn admit(&mut self, snapshot: &Snapshot, frames: FrameChain, id: PortId, kind: PortKind, now: Instant64) {
+    fn admit_one(
+        &mut self,
+        snapshot: &Snapshot,
+        frames: FrameChain,
+        id: PortId,
+        kind: PortKind,
+        now: Instant64,
+    ) {
         let Some(entry) = snapshot.port(id) else {
             return self.drop_frames(frames, DropReason::PortGone, id, kind, now);
         };

@@ -312,3 +312,33 @@ fn what_comes_by_a_port_that_nobody_knows_is_dropped() {
     );
     rig.finish();
 }
+
+#[test]
+fn a_packet_between_workers_opens_its_connection_where_the_address_is_by_now() {
+    let mut found = 0;
+    // A hash of the addresses says which end's worker owns the connection: some seeds, so that it says both.
+    for seed in 0..16 {
+        let settings = WorkerSettings { seed: [seed, 2, 3, 4], ..WorkerSettings::default() };
+        let mut case = Case::new(2, false, &settings);
+        let (a, b) = (case.a, case.b);
+        // Between the steps of a case, so by hand.
+        assert!(case.rig.deliver(a, &case.a_to_b().tcp(1000, 80, "S")));
+        case.rig.turn(0);
+        // The address passes to a pod of the first worker, where both directions arrive from now on.
+        let next = case.rig.add_pod(&name("shop/b"), WorkerId(0));
+        case.rig.publish(&case.cluster);
+        let sent = case.rig.settle();
+        assert_eq!(sent.len(), 1);
+        if sent[0].0 == next {
+            found += 1;
+            let back = From { port: next, ..case.b_to_a() };
+            assert!(case.rig.deliver(next, &back.tcp(80, 1000, "SA")));
+            assert_eq!(case.rig.settle().len(), 1, "seed {seed}: {:?}", case.rig.drops());
+        } else {
+            // It was judged before, and is on its way to the pod that was there then.
+            assert_eq!(sent[0].0, b);
+        }
+        case.rig.finish();
+    }
+    assert!((1..16).contains(&found), "the hash says always the same");
+}
