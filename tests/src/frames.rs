@@ -60,6 +60,18 @@ impl From {
     /// A TCP segment with these ports, flags, sequence and acknowledgement numbers.
     #[must_use]
     pub fn segment(&self, ports: (u16, u16), flags: &str, sequence: u32, acknowledgement: u32) -> Vec<u8> {
+        self.segment_with(ports, flags, (sequence, acknowledgement), &[])
+    }
+
+    /// As [`From::segment`], with data.
+    #[must_use]
+    pub fn segment_with(
+        &self,
+        ports: (u16, u16),
+        flags: &str,
+        (sequence, acknowledgement): (u32, u32),
+        payload: &[u8],
+    ) -> Vec<u8> {
         let mut step = self.ip().tcp(ports.0, ports.1, sequence, 65_000);
         for flag in flags.chars() {
             step = match flag {
@@ -72,20 +84,26 @@ impl From {
             };
         }
         let mut frame = Vec::new();
-        step.write(&mut frame, &[]).expect("builds");
+        step.write(&mut frame, payload).expect("builds");
         frame
     }
 
     /// A ping or its answer.
     #[must_use]
     pub fn echo(&self, identifier: u16, reply: bool) -> Vec<u8> {
+        self.echo_with(identifier, reply, b"ping")
+    }
+
+    /// As [`From::echo`], with this data.
+    #[must_use]
+    pub fn echo_with(&self, identifier: u16, reply: bool, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         let step = self.ip();
         match (self.source.is_ipv6(), reply) {
-            (false, false) => step.icmpv4_echo_request(identifier, 1).write(&mut frame, b"ping"),
-            (false, true) => step.icmpv4_echo_reply(identifier, 1).write(&mut frame, b"ping"),
-            (true, false) => step.icmpv6_echo_request(identifier, 1).write(&mut frame, b"ping"),
-            (true, true) => step.icmpv6_echo_reply(identifier, 1).write(&mut frame, b"ping"),
+            (false, false) => step.icmpv4_echo_request(identifier, 1).write(&mut frame, payload),
+            (false, true) => step.icmpv4_echo_reply(identifier, 1).write(&mut frame, payload),
+            (true, false) => step.icmpv6_echo_request(identifier, 1).write(&mut frame, payload),
+            (true, true) => step.icmpv6_echo_reply(identifier, 1).write(&mut frame, payload),
         }
         .expect("builds");
         frame
