@@ -14,6 +14,8 @@
 //!
 //! Not thread-safe: one control thread has it.
 
+mod in_force;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +38,8 @@ use crate::worker::wake::Waker;
 use crate::worker::{
     Activity, Commons, Unresolved, Worker, WorkerEnds, WorkerSettings, WorkerView, commons, workers,
 };
+
+use in_force::InForce;
 
 /// What a worker does when nothing is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -142,9 +146,7 @@ struct Running {
 pub struct Engine {
     publisher: Publisher<Snapshot>,
     published: Arc<AtomicU64>,
-    in_force: u64,
-    /// A generation that all workers have seen, and how often each had emptied its rings by then.
-    draining: Option<(u64, Vec<u64>)>,
+    in_force: InForce,
     running: Vec<Running>,
     commons: Commons,
 }
@@ -187,8 +189,7 @@ impl Engine {
         let mut engine = Self {
             publisher: Publisher::new(first),
             published: Arc::new(AtomicU64::new(generation)),
-            in_force: generation,
-            draining: None,
+            in_force: InForce::new(generation),
             running: Vec::with_capacity(count),
             commons,
         };
@@ -269,27 +270,15 @@ impl Engine {
     /// The newest generation that every packet sent from now on obeys. Ask again after a moment: it follows
     /// [`generation_published`](Self::generation_published) within some turns of all workers.
     pub fn generation_in_force(&mut self) -> u64 {
-        let seen = self.running.iter().map(|running| running.ends.view.generation()).min().unwrap_or(0);
-        if let Some((generation, before)) = &self.draining {
-            // One turn may have been under way when the marks were taken; the second one began after them.
-            let drained = self.running.iter().zip(before);
-            if drained.clone().all(|(running, before)| running.ends.view.drained() >= before + 2) {
-                self.in_force = self.in_force.max(*generation);
-                self.draining = None;
-            }
-        }
-        if self.draining.is_none() && seen > self.in_force {
-            if self.running.len() == 1 {
-                self.in_force = seen;
-            } else {
-                let marks = self.running.iter().map(|running| running.ends.view.drained()).collect();
-                self.draining = Some((seen, marks));
-            }
-        }
-        if self.draining.is_some() || self.in_force < self.generation_published() {
+        let running = &self.running;
+        let view = |worker: usize| running.get(worker).map(|running| &running.ends.view);
+        let generation = |worker| view(worker).map_or(0, |view| view.generation());
+        let drained = |worker| view(worker).map_or(0, |view| view.drained());
+        let in_force = self.in_force.look(running.len(), generation, drained);
+        if self.in_force.is_behind(self.generation_published()) {
             self.wake_all();
         }
-        self.in_force
+        in_force
     }
 
     /// Old snapshots that no worker looks at any more. Drop them here.

@@ -16,6 +16,7 @@
 //! What breaks if changed: were a packet looked up at the worker that received it rather than at its owner, a reply could
 //! overtake the request that opens its connection, and be dropped as a stray.
 
+mod commons;
 mod exchange;
 mod forward;
 mod owner;
@@ -39,12 +40,18 @@ use crate::port::Port;
 use crate::record::{DropRecord, DropRecorder, DropRecords, drop_ring};
 use crate::snapshot::Snapshot;
 
-use exchange::{Exchange, Handed, exchanges};
+use commons::balance;
+use exchange::{Exchange, exchanges};
 use forward::ErrorBudget;
 use owner::Ownership;
 use wake::{Sleeper, Waker};
 
-pub use exchange::{Commons, commons};
+pub use commons::{Commons, commons};
+
+/// What [`exchange`] is made of; the model puts rings of its own in its place.
+mod ring {
+    pub(super) use rtrb::{Consumer, Producer, RingBuffer};
+}
 
 /// What happens to an established connection that the policies in force no longer allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -194,6 +201,22 @@ pub struct WorkerEnds {
     pub waker: Waker,
 }
 
+/// What one worker asks another to do with a packet.
+enum Handed {
+    /// You own its connection.
+    Track(Packet),
+    /// Admitted and rewritten: send it by this port of yours.
+    Send(Packet, PortId),
+}
+
+impl Handed {
+    fn into_packet(self) -> Packet {
+        match self {
+            Handed::Track(packet) | Handed::Send(packet, _) => packet,
+        }
+    }
+}
+
 struct Attached {
     id: PortId,
     kind: PortKind,
@@ -216,7 +239,8 @@ pub struct Worker<C> {
     places: Vec<Option<usize>>,
     flows: FlowTable,
     ownership: Ownership,
-    exchange: Exchange,
+    exchange: Exchange<Handed>,
+    commons: Commons,
     counts: TurnCounts,
     view: Arc<WorkerView>,
     recorder: DropRecorder,
@@ -244,7 +268,7 @@ pub fn workers<C: Clock + Clone>(
 ) -> std::io::Result<(Vec<Worker<C>>, Vec<WorkerEnds>)> {
     let pairs: Vec<(Waker, Sleeper)> = pools.iter().map(|_| wake::pair()).collect::<Result<_, _>>()?;
     let (wakers, sleepers): (Vec<Waker>, Vec<Sleeper>) = pairs.into_iter().unzip();
-    let exchanges = exchanges(&wakers, settings.hand_over, commons, settings.frames);
+    let exchanges = exchanges(&wakers, settings.hand_over);
     let mut workers = Vec::new();
     let mut ends = Vec::new();
     let parts = pools.into_iter().zip(sleepers).zip(exchanges).zip(wakers);
@@ -269,6 +293,7 @@ pub fn workers<C: Clock + Clone>(
             flows,
             ownership: Ownership::new(settings.seed),
             exchange,
+            commons: commons.clone(),
             counts: TurnCounts::new(),
             view: view.clone(),
             recorder,
@@ -364,7 +389,7 @@ impl<C: Clock> Worker<C> {
 
     fn refill(&mut self) {
         if self.exchange.has_peers() || self.pool.len() < self.settings.frames / 2 {
-            self.exchange.balance(&mut self.pool);
+            balance(&self.commons, &mut self.pool, self.settings.frames);
         }
         for attached in &mut self.ports {
             attached.port.refill(&mut self.pool);

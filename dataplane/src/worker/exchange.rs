@@ -1,77 +1,39 @@
-//! Hand-over between workers: one ring for each ordered pair of them, and the frames that nobody needs.
+//! Hand-over between workers: one ring for each ordered pair of them.
 //!
 //! What a worker gives to another is staged during its turn and leaves in one piece at the turn's end, with one wake-up if
-//! the other sleeps. Rings keep the order, so the packets of a flow stay in theirs. A packet that finds its ring full is
-//! dropped by name: its frame never left.
+//! the other sleeps. Rings keep the order, so the packets of a flow stay in theirs. What finds its ring full comes back, to
+//! be dropped by name: it never left.
 //!
-//! Frames move with packets, so a worker that mostly sends gathers what others lack. It puts what exceeds its share into the
-//! [`Commons`], which has room for every frame of the region, so that giving back never fails.
+//! It takes rings and wakers from its parent, so that `tests/model_exchange.rs` compiles this very file over shuttle's
+//! atomics, and does not ask what is handed over.
 
-use std::sync::Arc;
-
-use af_xdp::{Frame, FramePool, Region};
-use crossbeam::queue::ArrayQueue;
-
+use super::ring::{Consumer, Producer, RingBuffer};
 use super::wake::Waker;
-use crate::packet::{Packet, PortId, WorkerId};
 
-/// What one worker asks another to do with a packet.
-pub(super) enum Handed {
-    /// You own its connection.
-    Track(Packet),
-    /// Admitted and rewritten: send it by this port of yours.
-    Send(Packet, PortId),
-}
-
-impl Handed {
-    pub(super) fn into_packet(self) -> Packet {
-        match self {
-            Handed::Track(packet) | Handed::Send(packet, _) => packet,
-        }
-    }
-}
-
-/// Frames for whoever lacks some. Lock-free.
-pub type Commons = Arc<ArrayQueue<Frame>>;
-
-/// Commons with room for every frame of `region`.
-#[must_use]
-pub fn commons(region: &Region) -> Commons {
-    Arc::new(ArrayQueue::new(region.chunks().max(1) as usize))
-}
-
-struct Outbound {
-    ring: rtrb::Producer<Handed>,
-    staged: Vec<Handed>,
+struct Outbound<T> {
+    ring: Producer<T>,
+    staged: Vec<T>,
     waker: Waker,
 }
 
 /// One worker's ends of all rings.
-pub(super) struct Exchange {
-    inbound: Vec<rtrb::Consumer<Handed>>,
+pub(super) struct Exchange<T> {
+    inbound: Vec<Consumer<T>>,
     /// By worker; none for oneself.
-    outbound: Vec<Option<Outbound>>,
-    commons: Commons,
-    /// Frames that this worker keeps for itself.
-    share: usize,
+    outbound: Vec<Option<Outbound<T>>>,
 }
 
 /// The exchanges of as many workers as there are wakers, with rings for `room` packets.
-pub(super) fn exchanges(wakers: &[Waker], room: usize, commons: &Commons, share: usize) -> Vec<Exchange> {
+pub(super) fn exchanges<T>(wakers: &[Waker], room: usize) -> Vec<Exchange<T>> {
     let count = wakers.len();
-    let mut all: Vec<Exchange> = (0..count)
-        .map(|_| Exchange {
-            inbound: Vec::with_capacity(count),
-            outbound: Vec::with_capacity(count),
-            commons: commons.clone(),
-            share,
-        })
+    let mut all: Vec<Exchange<T>> = (0..count)
+        .map(|_| Exchange { inbound: Vec::with_capacity(count), outbound: Vec::with_capacity(count) })
         .collect();
     for from in 0..count {
         for (to, waker) in wakers.iter().enumerate() {
             let mut outbound = None;
             if from != to {
-                let (ring, consumer) = rtrb::RingBuffer::new(room);
+                let (ring, consumer) = RingBuffer::new(room);
                 outbound = Some(Outbound { ring, staged: Vec::with_capacity(room), waker: waker.clone() });
                 if let Some(exchange) = all.get_mut(to) {
                     exchange.inbound.push(consumer);
@@ -85,7 +47,7 @@ pub(super) fn exchanges(wakers: &[Waker], room: usize, commons: &Commons, share:
     all
 }
 
-impl Exchange {
+impl<T> Exchange<T> {
     /// Is there more than one worker?
     #[inline]
     pub fn has_peers(&self) -> bool {
@@ -102,13 +64,13 @@ impl Exchange {
         self.inbound.iter().any(|ring| !ring.is_empty())
     }
 
-    /// Stages a packet for a worker.
+    /// Stages a packet for the worker of this number.
     ///
     /// # Errors
     /// It comes back if that worker is not there or already gets as many as its ring holds.
     #[inline]
-    pub fn stage(&mut self, to: WorkerId, handed: Handed) -> Result<(), Handed> {
-        match self.outbound.get_mut(usize::from(to.0)) {
+    pub fn stage(&mut self, to: usize, handed: T) -> Result<(), T> {
+        match self.outbound.get_mut(to) {
             Some(Some(outbound)) if outbound.staged.len() < outbound.staged.capacity() => {
                 outbound.staged.push(handed);
                 Ok(())
@@ -132,12 +94,12 @@ impl Exchange {
     }
 
     /// One of the packets that did not fit.
-    pub fn refused(&mut self) -> Option<Handed> {
+    pub fn refused(&mut self) -> Option<T> {
         self.outbound.iter_mut().flatten().find_map(|outbound| outbound.staged.pop())
     }
 
     /// Takes over up to `max` packets from each worker. True if nothing more waits.
-    pub fn take_over(&mut self, max: usize, into: &mut Vec<Handed>) -> bool {
+    pub fn take_over(&mut self, max: usize, into: &mut Vec<T>) -> bool {
         let mut empty = true;
         for ring in &mut self.inbound {
             let waiting = ring.slots();
@@ -147,24 +109,5 @@ impl Exchange {
             empty &= waiting <= max;
         }
         empty
-    }
-
-    /// Keeps the pool near this worker's share: gives to the commons what is too much, takes from there what is too little.
-    pub fn balance(&self, pool: &mut FramePool) {
-        const STEP: usize = 256;
-        if pool.len() > self.share + STEP {
-            for _ in 0..STEP {
-                let Some(frame) = pool.take() else { return };
-                if let Err(frame) = self.commons.push(frame) {
-                    pool.put(frame);
-                    return;
-                }
-            }
-        } else if pool.len() < self.share / 2 {
-            for _ in 0..STEP {
-                let Some(frame) = self.commons.pop() else { return };
-                pool.put(frame);
-            }
-        }
     }
 }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use af_xdp::{FrameChain, Refusal, TxChecksum};
 
-use super::Worker;
-use super::exchange::Handed;
 use super::route::Farewell;
+use super::{Handed, Worker};
 use crate::checksum;
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
@@ -47,7 +46,7 @@ impl<C: Clock> Worker<C> {
     }
 
     fn give(&mut self, worker: WorkerId, packet: Packet, port: PortId, now: Instant64) {
-        match self.exchange.stage(worker, Handed::Send(packet, port)) {
+        match self.exchange.stage(worker.0.into(), Handed::Send(packet, port)) {
             Ok(()) => self.counts.handed_over += 1,
             Err(handed) => self.drop_packet(handed.into_packet(), DropReason::HandOverFull, None, now),
         }

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 
 use af_xdp::FrameChain;
 
-use super::Worker;
-use super::exchange::Handed;
+use super::{Handed, Worker};
 use crate::checksum;
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
@@ -114,7 +113,7 @@ impl<C: Clock> Worker<C> {
         if owner == self.id {
             return self.batch.push(packet);
         }
-        match self.exchange.stage(owner, Handed::Track(packet)) {
+        match self.exchange.stage(owner.0.into(), Handed::Track(packet)) {
             Ok(()) => self.counts.handed_over += 1,
             Err(handed) => self.drop_packet(handed.into_packet(), DropReason::HandOverFull, None, now),
         }

@@ -4,7 +4,7 @@
 //! gives it something ([`Waker::wake`]) puts it where the worker looks first, then reads the flag. With a sequentially
 //! consistent fence between the two steps on either side, one of them sees the other: either the worker finds the thing, or
 //! the giver finds the flag and writes the eventfd. Without the fences both may miss, and a packet waits for the poll's
-//! time-out. The fences are in the private `flag`; `tests/model_wake.rs` runs that file under random schedules.
+//! time-out. The fences are in the private `flag`; `tests/model_exchange.rs` runs that file under random schedules.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

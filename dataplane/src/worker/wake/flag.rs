@@ -5,7 +5,7 @@
 //! fence between the two on either side, one of them sees the other. The fences are in here, so neither side can forget
 //! its own.
 //!
-//! It takes its atomics from its parent's `sync`, so that `tests/model_wake.rs` compiles this very file over shuttle's.
+//! It takes its atomics from its parent's `sync`, so that `tests/model_exchange.rs` compiles this very file over shuttle's.
 
 use super::sync::{AtomicBool, Ordering, fence};
 
