@@ -1,9 +1,10 @@
 //! Whole workers under random traffic and random changes, a seed a run.
 //!
-//! Packets arrive on every port in no order, workers take turns in no order, policies change, ports close, come and go
-//! while packets are between two workers, and time jumps. After each run every packet and every frame is accounted for
+//! Packets of all kinds arrive on every port in no order, ICMP errors about earlier ones among them; workers take turns in no
+//! order, policies change, ports close, come and go while packets are between two workers, and time jumps. After each run every packet and every frame is accounted for
 //! (the rig asserts it), and each packet that came out was one that policy admits: its own direction, or the direction
-//! that it answers, was allowed by a snapshot that was published between its arrival and its departure.
+//! that it answers, was allowed by a snapshot that was published between its arrival and its departure; for an ICMP error,
+//! either direction of the connection that it quotes.
 //!
 //! A failure names its seed; `PODGATE_SIMULATION_SEED=<n>` runs that one alone.
 
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, SlicedPacket};
 use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_dataplane::packet::{PortId, WorkerId};
@@ -78,32 +79,79 @@ struct Tuple {
     destination_port: u16,
 }
 
-impl Tuple {
-    /// With the number that the packet carries in its payload.
-    fn read(frame: &[u8]) -> (Self, Option<u64>) {
+/// What a packet is to its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// It may open one, or belong to one in either direction.
+    Any,
+    /// It answers one in the other direction: a ping's reply.
+    Answer,
+    /// It is about one, in either direction: an ICMP error, with the tuple that it quotes.
+    About(Tuple),
+}
+
+/// A packet as it was read.
+struct Read {
+    tuple: Tuple,
+    part: Part,
+    /// The number in its payload, of those that carry one.
+    number: Option<u64>,
+}
+
+impl Read {
+    fn new(frame: &[u8]) -> Self {
         let packet = SlicedPacket::from_ethernet(frame).unwrap();
-        let (source, destination, protocol): (IpAddr, IpAddr, u8) = match packet.net.as_ref().unwrap() {
+        let (source, destination, protocol, payload) = match packet.net.as_ref().unwrap() {
             NetSlice::Ipv4(v4) => {
-                let header = v4.header();
-                (header.source_addr().into(), header.destination_addr().into(), v4.payload().ip_number.0)
+                let (header, payload) = (v4.header(), v4.payload());
+                (
+                    header.source_addr().into(),
+                    header.destination_addr().into(),
+                    payload.ip_number,
+                    payload.payload,
+                )
             }
             NetSlice::Ipv6(v6) => {
-                let header = v6.header();
-                (header.source_addr().into(), header.destination_addr().into(), v6.payload().ip_number.0)
+                let (header, payload) = (v6.header(), v6.payload());
+                (
+                    header.source_addr().into(),
+                    header.destination_addr().into(),
+                    payload.ip_number,
+                    payload.payload,
+                )
             }
             other => panic!("{other:?}"),
         };
-        let (source_port, destination_port, number) = match packet.transport.as_ref().unwrap() {
-            TransportSlice::Udp(udp) => {
-                let number = udp.payload().first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
-                (udp.source_port(), udp.destination_port(), number)
-            }
-            TransportSlice::Tcp(tcp) => (tcp.source_port(), tcp.destination_port(), None),
-            other => panic!("{other:?}"),
-        };
-        (Self { source, destination, protocol, source_port, destination_port }, number)
+        Self::of(source, destination, protocol.0, payload)
     }
 
+    fn of(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Self {
+        let word = |place: usize| u16::from_be_bytes([payload[place], payload[place + 1]]);
+        let number =
+            || payload.get(8..).and_then(|rest| rest.first_chunk()).map(|bytes| u64::from_be_bytes(*bytes));
+        let (ports, part, number) = match (protocol, payload[0]) {
+            (17, _) => ((word(0), word(2)), Part::Any, number()),
+            (6 | 132, _) => ((word(0), word(2)), Part::Any, None),
+            // A ping has an identifier, and the same one both ways.
+            (1, 8) | (58, 128) => ((word(4), word(4)), Part::Any, number()),
+            (1, 0) | (58, 129) => ((word(4), word(4)), Part::Answer, number()),
+            (1 | 58, _) => ((0, 0), Part::About(quoted(&payload[8..])), None),
+            _ => ((0, 0), Part::Any, None),
+        };
+        let tuple = Tuple { source, destination, protocol, source_port: ports.0, destination_port: ports.1 };
+        Self { tuple, part, number }
+    }
+}
+
+/// The tuple of the packet that an ICMP error quotes, without its Ethernet header.
+fn quoted(packet: &[u8]) -> Tuple {
+    let mut frame = vec![0; 12];
+    frame.extend_from_slice(if packet[0] >> 4 == 4 { &[0x08, 0] } else { &[0x86, 0xdd] });
+    frame.extend_from_slice(packet);
+    Read::new(&frame).tuple
+}
+
+impl Tuple {
     fn reversed(self) -> Self {
         Self {
             source: self.destination,
@@ -124,7 +172,7 @@ impl Tuple {
             destination: self.destination,
             destination_pod: slot(self.destination),
             protocol: self.protocol,
-            port: self.destination_port,
+            port: if matches!(self.protocol, 6 | 17 | 132) { self.destination_port } else { 0 },
             judge_egress: source_local,
             judge_ingress: destination_local,
             // Each pod has one address a family.
@@ -154,7 +202,10 @@ struct Simulation {
     /// By the number in a packet: the place in `history` that was newest when it arrived.
     arrivals: HashMap<u64, usize>,
     seen: HashSet<Tuple>,
-    passed: u64,
+    /// Frames that arrived, with the port that their destination is behind, for errors to quote.
+    quotable: Vec<(PortId, Vec<u8>)>,
+    /// What came out, by IP protocol; errors are 0.
+    passed: BTreeMap<u8, u64>,
 }
 
 impl Simulation {
@@ -179,7 +230,8 @@ impl Simulation {
             history: Vec::new(),
             arrivals: HashMap::new(),
             seen: HashSet::new(),
-            passed: 0,
+            quotable: Vec::new(),
+            passed: BTreeMap::new(),
         };
         for (number, text) in PODS.into_iter().enumerate() {
             simulation.cluster.pods.insert(name(text), pod(number));
@@ -246,40 +298,72 @@ impl Simulation {
     fn traffic(&mut self) {
         for _ in 0..self.choices.below(20) {
             let family = self.choices.below(2);
-            let ((port, source), (_, destination)) = (self.end(family), self.end(family));
+            let ((port, source), (to, destination)) = (self.end(family), self.end(family));
             if source == destination {
                 continue;
             }
             let source = if self.choices.chance(5) { addresses(0)[family] } else { source };
             let from = From::new(port, source, destination);
-            let (source_port, destination_port) = (self.choices.pick(&PORTS), self.choices.pick(&PORTS));
-            let number = self.arrivals.len() as u64;
-            let frame = if self.choices.chance(70) {
-                from.udp(source_port, destination_port, &number.to_be_bytes())
-            } else {
-                let flags = self.choices.pick(&["S", "SA", "A", "FA", "R"]);
-                from.tcp(source_port, destination_port, flags)
+            let ports = (self.choices.pick(&PORTS), self.choices.pick(&PORTS));
+            let number = (self.arrivals.len() as u64).to_be_bytes();
+            let (port, frame) = match self.choices.below(20) {
+                0..=8 => (port, from.udp(ports.0, ports.1, &number)),
+                // The numbers of all segments fit: so handshakes, data, ends and resets come about, in any order.
+                9..=13 => {
+                    let flags = self.choices.pick(&["S", "SA", "A", "A", "FA", "R"]);
+                    (port, from.tcp(ports.0, ports.1, flags))
+                }
+                14..=15 => (port, from.echo_with(ports.0, self.choices.chance(50), &number)),
+                // INIT, INIT ACK, COOKIE ECHO, COOKIE ACK, DATA, SHUTDOWN.
+                16..=17 => {
+                    let chunk = self.choices.pick(&[1, 2, 10, 11, 0, 7]);
+                    (port, from.sctp(ports.0, ports.1, chunk))
+                }
+                18 => (port, from.other(47, &number)),
+                _ => match self.an_error() {
+                    Some(error) => error,
+                    None => continue,
+                },
             };
-            let (tuple, carried) = Tuple::read(&frame);
+            let Read { tuple, number, part } = Read::new(&frame);
             if self.rig.deliver(port, &frame) {
                 self.seen.insert(tuple);
-                if carried.is_some() {
+                if let Some(number) = number {
                     self.arrivals.insert(number, self.history.len() - 1);
+                }
+                if part == Part::Any {
+                    self.quotable.push((to, frame));
                 }
             }
         }
     }
 
+    /// One end of some earlier packet complains about it.
+    fn an_error(&mut self) -> Option<(PortId, Vec<u8>)> {
+        let place = self.choices.below(self.quotable.len());
+        let (port, about) = self.quotable.get(place)?.clone();
+        let Tuple { source, destination, .. } = Read::new(&about).tuple;
+        // Its port may be gone by now.
+        let is_there = port == HOST || port == UPLINK || self.ports.values().any(|there| *there == port);
+        is_there.then(|| (port, From::new(port, destination, source).unreachable(&about)))
+    }
+
     fn check(&mut self, seed: u64, bytes: &[u8]) {
-        let (tuple, number) = Tuple::read(bytes);
-        // A TCP segment carries no number: it may be as old as the run.
+        let Read { tuple, part, number } = Read::new(bytes);
+        // What carries no number may be as old as the run.
         let since = number.map_or(0, |number| self.arrivals[&number]);
-        let allowed = self.history[since..].iter().any(|published| {
-            tuple.is_allowed(published)
-                || (self.seen.contains(&tuple.reversed()) && tuple.reversed().is_allowed(published))
+        let asked = |tuple: Tuple, by| self.seen.contains(&tuple) && tuple.is_allowed(by);
+        let allowed = self.history[since..].iter().any(|published| match part {
+            Part::Any => tuple.is_allowed(published) || asked(tuple.reversed(), published),
+            Part::Answer => asked(tuple.reversed(), published),
+            Part::About(quoted) => asked(quoted, published) || asked(quoted.reversed(), published),
         });
-        assert!(allowed, "seed {seed}: {tuple:?} came out, and no snapshot since its arrival admits it");
-        self.passed += 1;
+        assert!(
+            allowed,
+            "seed {seed}: {tuple:?} ({part:?}) came out, and no snapshot since its arrival admits it"
+        );
+        let protocol = if matches!(part, Part::About(_)) { 0 } else { tuple.protocol };
+        *self.passed.entry(protocol).or_default() += 1;
     }
 
     fn step(&mut self, seed: u64) {
@@ -331,7 +415,7 @@ impl Simulation {
     }
 
     /// What passed. Ends with a probe: when all is open again, a fresh connection passes.
-    fn run(mut self, seed: u64) -> u64 {
+    fn run(mut self, seed: u64) -> BTreeMap<u8, u64> {
         for _ in 0..STEPS {
             self.step(seed);
         }
@@ -370,6 +454,17 @@ fn nothing_is_lost_and_nothing_denied_comes_out() {
         Simulation::new(seed).run(seed);
         return;
     }
-    let passed: u64 = (0..RUNS).map(|seed| Simulation::new(seed).run(seed)).sum();
-    assert!(passed > 10 * RUNS, "the runs say little: only {passed} packets passed");
+    let mut passed: BTreeMap<u8, u64> = BTreeMap::new();
+    for seed in 0..RUNS {
+        for (protocol, count) in Simulation::new(seed).run(seed) {
+            *passed.entry(protocol).or_default() += count;
+        }
+    }
+    for protocol in [0, 1, 6, 17, 47, 58, 132] {
+        let count = passed.get(&protocol).copied().unwrap_or(0);
+        assert!(
+            count > RUNS / 10,
+            "the runs say little: of protocol {protocol} (0: errors) only {count} passed"
+        );
+    }
 }
