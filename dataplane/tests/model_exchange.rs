@@ -11,7 +11,7 @@
 //! - what is given is taken, refused, or still in a ring when the workers stop; in order, and once;
 //! - no packet leaves that was judged under a generation older than the one in force.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::collections::VecDeque;
 // What only the test counts is no step of a schedule.
