@@ -2,7 +2,7 @@
 //!
 //! [`oracle`] is what the NetworkPolicy API says, [`generate`] makes the clusters on which the compiled tables must
 //! agree with it, and [`compare`] holds the two against each other. [`rig`] is a gateway in memory: real workers over
-//! in-memory ports, fed with [`frames`].
+//! in-memory ports, fed with [`frames`], for the pods and policies of [`cluster`].
 //! [`harness`] is the whole product between real namespaces, and [`wire`] puts frames on a pod's wire by hand.
 //! [`conformance`] holds cases with stated answers, and [`program`] asks `podgate` about them.
 #![allow(
@@ -12,6 +12,7 @@
 )]
 
 pub mod choices;
+pub mod cluster;
 pub mod compare;
 pub mod conformance;
 pub mod frames;

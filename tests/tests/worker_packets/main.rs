@@ -8,7 +8,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod case;
-mod cluster;
 mod craft;
 mod expect;
 mod facts;
@@ -25,3 +24,5 @@ mod options;
 mod policy;
 mod sctp;
 mod tcp;
+
+use podgate_tests::cluster;

@@ -1,22 +1,37 @@
-//! Pods and policies that the cases have in common.
+//! Pods and policies that the tests of whole workers have in common.
 
 use std::net::IpAddr;
 
 use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 
+/// An address.
+///
+/// # Panics
+/// If it is none.
+#[must_use]
 pub fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("valid")
 }
 
+/// A name as `namespace/name`.
+///
+/// # Panics
+/// If it is none.
+#[must_use]
 pub fn name(text: &str) -> ObjectName {
-    let (namespace, name) = text.split_once('/').unwrap();
-    ObjectName::parse(namespace, name).unwrap()
+    let (namespace, name) = text.split_once('/').expect("valid");
+    ObjectName::parse(namespace, name).expect("valid")
 }
 
 /// A pod with its name as the label `app`.
+///
+/// # Panics
+/// If that can be no name or label.
+#[must_use]
 pub fn pod(text: &str, addresses: [IpAddr; 2]) -> Pod {
-    let label = (LabelKey::parse("app").unwrap(), LabelValue::parse(name(text).name.as_str()).unwrap());
+    let label =
+        (LabelKey::parse("app").expect("valid"), LabelValue::parse(name(text).name.as_str()).expect("valid"));
     Pod {
         name: name(text),
         uid: None,
@@ -30,38 +45,52 @@ pub fn pod(text: &str, addresses: [IpAddr; 2]) -> Pod {
 }
 
 /// The pods with this label `app`.
+///
+/// # Panics
+/// If that can be no label.
+#[must_use]
 pub fn app(value: &str) -> Selector {
-    let values = [LabelValue::parse(value).unwrap()].into();
-    let requirement = Requirement { key: LabelKey::parse("app").unwrap(), operator: Operator::In(values) };
-    Selector::new([requirement]).unwrap()
+    let values = [LabelValue::parse(value).expect("valid")].into();
+    let requirement =
+        Requirement { key: LabelKey::parse("app").expect("valid"), operator: Operator::In(values) };
+    Selector::new([requirement]).expect("valid")
 }
 
 /// Pods of this label `to` take these ports from those of the label `from`, and nothing else.
+///
+/// # Panics
+/// If a port or a label can be none.
+#[must_use]
 pub fn only(from: &str, to: &str, ports: &[(Protocol, u16)]) -> NetworkPolicy {
-    let number = |n: u16| n.try_into().unwrap();
-    let ports =
-        ports.iter().map(|(protocol, n)| PolicyPort::range(*protocol, number(*n), number(*n)).unwrap());
+    let number = |n: u16| n.try_into().expect("valid");
+    let ports = ports
+        .iter()
+        .map(|(protocol, n)| PolicyPort::range(*protocol, number(*n), number(*n)).expect("valid"));
     let rule = Rule { ports: ports.collect(), peers: vec![Peer::Pods { namespaces: None, pods: app(from) }] };
     let name = name(&format!("shop/{to}-takes-{from}"));
     NetworkPolicy { name, pods: app(to), ingress: Some(vec![rule]), egress: None }
 }
 
 /// `b` takes TCP 80 and UDP 53 from `a`, and nothing else.
+#[must_use]
 pub fn only_a_to_b() -> NetworkPolicy {
     only("a", "b", &[(Protocol::Tcp, 80), (Protocol::Udp, 53)])
 }
 
 /// Nothing to these pods and nothing from them.
+#[must_use]
 pub fn deny_all(pods: Selector) -> NetworkPolicy {
     NetworkPolicy { name: name("shop/deny"), pods, ingress: Some(vec![]), egress: Some(vec![]) }
 }
 
 /// Nothing to these pods.
+#[must_use]
 pub fn deny_ingress(pods: Selector) -> NetworkPolicy {
     NetworkPolicy { egress: None, ..deny_all(pods) }
 }
 
 /// Nothing from these pods.
+#[must_use]
 pub fn deny_egress(pods: Selector) -> NetworkPolicy {
     NetworkPolicy { ingress: None, ..deny_all(pods) }
 }
