@@ -192,6 +192,10 @@ pub struct WorkerStatus {
     pub flows_cut: u64,
     /// ICMP errors and resets that were not sent because there had been too many.
     pub errors_refused: u64,
+    /// Datagrams in fragments of which some are still missing.
+    pub fragmented_datagrams: u64,
+    /// Fragments that wait for the first one of their datagram.
+    pub held: u64,
 }
 
 /// How often a policy decided.
@@ -275,7 +279,8 @@ impl Status {
         print_ports(&self.ports, console, "  ")?;
 
         heading(console, "Workers")?;
-        let mut table = Table::new(&["worker", "core", "received", "sent", "dropped", "connections"]);
+        let mut table =
+            Table::new(&["worker", "core", "received", "sent", "dropped", "connections", "fragments"]);
         for worker in &self.workers {
             table.row([
                 worker.worker.to_string(),
@@ -284,6 +289,7 @@ impl Status {
                 worker.sent.to_string(),
                 worker.dropped.to_string(),
                 format!("{} of {}", worker.flows, worker.flow_capacity),
+                format!("{} held, {} datagrams", worker.held, worker.fragmented_datagrams),
             ]);
         }
         table.print(console, "  ")?;

@@ -9,6 +9,8 @@
 //! * [`state`] is asked once, before anything in the packet is rewritten, and its answer travels with it.
 //! * Checksums are never verified or repaired: a packet that came in wrong arrives wrong, and its receiver sees
 //!   it. Only a partial one is completed, by the device ([`offload`]) or by [`complete`].
+//! * A fragment is never touched. No device could complete what it has only a part of, so kernels complete a datagram
+//!   before they cut it into fragments; a field that looks partial is chance.
 //!
 //! # What breaks if changed
 //! Asking after a rewrite of addresses or ports finds no partial checksum any more, and TCP through the gateway
@@ -108,6 +110,9 @@ fn covered(head: &[u8], headers: &Headers) -> Option<(usize, u32)> {
 /// Whether the checksum of the packet is partial, complete or absent. `head` is the head frame, not yet rewritten.
 #[inline]
 pub fn state(head: &[u8], headers: &Headers) -> ChecksumState {
+    if headers.fragment.is_some() {
+        return ChecksumState::Absent;
+    }
     let start = usize::from(headers.transport_offset);
     if let Transport::Sctp { .. } = headers.transport {
         return match array::<4>(head, start + SCTP_CRC) {
@@ -254,6 +259,12 @@ mod tests {
             frame[start + 11] = 1;
             assert_eq!(state(&frame, &headers(&frame)), ChecksumState::Complete);
             assert_eq!(state(&echo(six, false), &headers(&echo(six, false))), ChecksumState::Complete);
+            // A fragment's is finished, whatever it looks like.
+            let partial = made_partial(udp(six, &[7; 64]));
+            for (start, length, more) in [(0, 40, true), (40, 32, false)] {
+                let piece = fragment(&partial, start, length, more);
+                assert_eq!(state(&piece, &headers(&piece)), ChecksumState::Absent);
+            }
             let opaque = protocol(six, 50, b"opaque");
             assert_eq!(state(&opaque, &headers(&opaque)), ChecksumState::Absent);
         }

@@ -84,7 +84,13 @@ drop_reasons! {
     NdSpoofed = "nd_spoofed", "A neighbour discovery message whose sender address is not one of the port's own.";
 
     // Either family.
-    Fragment = "fragment", "A fragment: it does not carry the ports a policy asks for.";
+    Fragment = "fragment", "A fragment whose first one was not admitted, or whose connection is no more; or of an ICMP error, or for the gateway itself.";
+    FragmentTiny = "fragment_tiny", "A first fragment without the whole transport header, or one that would be put over a TCP header.";
+    FragmentInvalid = "fragment_invalid", "A fragment that cannot be: its length or offset is wrong, or it says another length of its datagram than the others.";
+    FragmentOverlap = "fragment_overlap", "A fragment with bytes that came before. If all of them did, it goes alone as a copy; otherwise its datagram ends.";
+    FragmentTimeout = "fragment_timeout", "A fragment whose first one, or the rest of whose datagram, did not come in time.";
+    FragmentTableFull = "fragment_table_full", "No room for another datagram in fragments, for a fragment that waits, or for another gap between fragments.";
+    FragmentSourceLimit = "fragment_source_limit", "A datagram, a source or a port has as many fragments, or datagrams in fragments, as one may have.";
     MartianAddress = "martian_address", "A source or destination that may not be on any wire: unspecified, loopback, IPv4-mapped, or a multicast source.";
     TransportHeader = "transport_header", "A TCP, UDP, SCTP or ICMP header that is malformed or cut off.";
     IcmpQuote = "icmp_quote", "An ICMP error whose quoted packet is cut off, or was not sent by the one who is told.";

@@ -3,9 +3,9 @@
 //! # What it guarantees
 //! * [`echo_reply`] turns a ping into its answer in the same frames, payload untouched. The checksum is updated,
 //!   not computed anew: a ping that came in damaged is answered damaged.
-//! * [`error`] never answers an ICMP error or a redirect, and what it quotes is what the sender sent: give it the
-//!   packet before it is rewritten. Fragments, multicasts, broadcasts and packets from nobody, which must not be
-//!   answered either (RFC 1122, 3.2.2; RFC 4443, 2.4), never get past [`crate::parse`].
+//! * [`error`] never answers an ICMP error or a redirect, nor a fragment but the first of its datagram, and what it quotes
+//!   is what the sender sent: give it the packet before it is rewritten. Multicasts, broadcasts and packets from nobody,
+//!   which must not be answered either (RFC 1122, 3.2.2; RFC 4443, 2.4), never get past [`crate::parse`].
 //! * No input panics; nothing is written outside of the frame given.
 //!
 //! How often errors are sent is the caller's to limit (RFC 4443, 2.4(f)).
@@ -93,7 +93,7 @@ pub fn error(
     source: IpAddr,
     out: &mut [u8],
 ) -> Option<usize> {
-    if headers.transport == Transport::IcmpError || out.len() < MAX_ERROR {
+    if matches!(headers.transport, Transport::IcmpError | Transport::Fragment) || out.len() < MAX_ERROR {
         return None;
     }
     let quote = offending.get(ETHERNET_LEN..offending.len().min(headers.packet_len as usize))?;
@@ -280,6 +280,13 @@ mod tests {
             let about_error = time_exceeded_about(six, &reverse_udp(six));
             let found = headers(&about_error);
             assert_eq!(error(Problem::TimeExceeded, &about_error, &found, source, &mut out), None);
+            // A later fragment; the first one gets it.
+            let whole = udp(six, &[7; 64]);
+            for (start, length, more) in [(0, 40, true), (40, 32, false)] {
+                let piece = fragment(&whole, start, length, more);
+                let told = error(Problem::TimeExceeded, &piece, &headers(&piece), source, &mut out);
+                assert_eq!(told.is_some(), start == 0);
+            }
             let packet = udp(six, b"1234");
             let found = headers(&packet);
             let other = if six { v4(GATEWAY4) } else { v6(gateway6()) };

@@ -4,7 +4,7 @@
 //! # The way of a packet
 //! A worker takes a batch of frames from its ports ([`packet`]), finds out what they are ([`parse`]), looks up
 //! or opens their connection, asks the policy, rewrites the link header and the TTL ([`rewrite`]) and sends
-//! them. What is for the gateway itself (ARP, neighbour discovery, ping) it answers ([`neighbor`], [`icmp`]).
+//! them. Fragments go the way of the first one of their datagram ([`fragment`]). What is for the gateway itself (ARP, neighbour discovery, ping) it answers ([`neighbor`], [`icmp`]).
 //! Everything else ends in a [`drop_reason::DropReason`], counted in [`counters`] and sampled in [`record`].
 //!
 //! # What holds everywhere here
@@ -28,6 +28,7 @@ pub mod counters;
 pub mod drop_reason;
 pub mod engine;
 pub mod flow;
+pub mod fragment;
 pub mod icmp;
 pub mod neighbor;
 pub mod packet;

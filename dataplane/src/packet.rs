@@ -11,6 +11,7 @@
 use af_xdp::FrameChain;
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 /// A port of the gateway: its place in the snapshot's table of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,6 +147,52 @@ pub enum Transport {
     },
     /// Any other protocol, taken as a whole.
     Other,
+    /// A fragment later than the first: it has no transport header, and no ports. What is at `transport_offset` is data.
+    Fragment,
+}
+
+/// Which piece of its datagram a fragment is. 8 bytes, also as an `Option`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fragment {
+    /// What tells datagrams of the same two ends apart, host order. 16 bits for IPv4.
+    pub identification: u32,
+    /// Offset of the first byte, whose lowest bit, as offsets are multiples of 8, says that more fragments follow.
+    start_and_more: u16,
+    end: NonZeroU16,
+}
+
+impl Fragment {
+    /// The `length` bytes from `start` on, of a datagram that can have `most` bytes (its headers come before them, and all
+    /// together are 65535 at most). `None` if no fragment can be so: it is empty, ends too late or begins at no multiple of 8,
+    /// or more fragments follow and the next one could not begin at a multiple of 8.
+    pub fn new(identification: u32, start: u16, length: usize, more: bool, most: usize) -> Option<Self> {
+        let end = usize::from(start) + length;
+        if length == 0 || end > most || !start.is_multiple_of(8) || (more && !end.is_multiple_of(8)) {
+            return None;
+        }
+        let end = u16::try_from(end).ok().and_then(NonZeroU16::new)?;
+        Some(Self { identification, start_and_more: start | u16::from(more), end })
+    }
+
+    /// Where its first byte is in the datagram, behind the IP header: a multiple of 8.
+    pub const fn start(&self) -> u16 {
+        self.start_and_more & !7
+    }
+
+    /// Where the byte after its last one is.
+    pub const fn end(&self) -> u16 {
+        self.end.get()
+    }
+
+    /// Is it the piece at the end of the datagram?
+    pub const fn is_last(&self) -> bool {
+        self.start_and_more & 1 == 0
+    }
+
+    /// Is it the piece at the begin, which has the transport header?
+    pub const fn is_first(&self) -> bool {
+        self.start() == 0
+    }
 }
 
 /// Which part a packet can play in a connection, as far as it says itself.
@@ -186,6 +233,9 @@ pub struct Headers {
     pub packet_len: u32,
     /// What the transport header says.
     pub transport: Transport,
+    /// For a fragment, which one it is. The transport header is that of the whole datagram then, and only the first
+    /// fragment has it.
+    pub fragment: Option<Fragment>,
 }
 
 impl Headers {
@@ -228,7 +278,15 @@ impl Headers {
             }
             Transport::IcmpOther { .. } => Role::Request,
             Transport::IcmpError => Role::Related,
+            // It opens nothing. Workers go by the datagram's first fragment.
+            Transport::Fragment => Role::Established,
         }
+    }
+
+    /// Is it a fragment other than the first one of its datagram?
+    #[inline]
+    pub const fn is_later_fragment(&self) -> bool {
+        matches!(self.transport, Transport::Fragment)
     }
 
     /// Chunk type that opens an SCTP association.
@@ -248,7 +306,8 @@ pub enum ChecksumState {
     Partial,
     /// A finished checksum, right or wrong. It is neither verified nor repaired.
     Complete,
-    /// None: the protocol has no checksum known here, or UDP says it sent none.
+    /// None: the protocol has no checksum known here, or UDP says it sent none. Or one that is none of the gateway's: a
+    /// fragment has at most a part of what the checksum covers, so its sender has finished it.
     Absent,
 }
 
@@ -299,12 +358,38 @@ mod tests {
             transport_offset: 34,
             packet_len: 60,
             transport,
+            fragment: None,
         }
     }
 
     #[test]
     fn headers_fit_a_cache_line() {
         assert!(size_of::<Headers>() <= 64, "{} bytes", size_of::<Headers>());
+    }
+
+    #[test]
+    fn a_fragment_is_a_piece_that_can_be() {
+        assert_eq!(size_of::<Option<Fragment>>(), 8);
+        let new = |start, length, more| Fragment::new(7, start, length, more, 65_515);
+        let middle = new(1480, 1480, true).unwrap();
+        assert_eq!(
+            (middle.start(), middle.end(), middle.is_last(), middle.is_first()),
+            (1480, 2960, false, false)
+        );
+        let last = new(2960, 3, false).unwrap();
+        assert_eq!((last.start(), last.end(), last.is_last()), (2960, 2963, true));
+        assert!(new(0, 8, true).unwrap().is_first());
+        assert!(new(65_512, 3, false).is_some());
+        for (start, length, more) in [
+            (0, 0, true),
+            (8, 0, false),
+            (0, 9, true),
+            (65_512, 4, false),
+            (65_528, 100, false),
+            (4, 8, true),
+        ] {
+            assert_eq!(new(start, length, more), None, "{start} {length} {more}");
+        }
     }
 
     #[test]

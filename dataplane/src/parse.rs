@@ -4,7 +4,11 @@
 //! * Every packet that leaves here as [`Parsed::Ip`] was understood to the end: link header, IP header and
 //!   checksum, every option and extension header up to the transport header, and the ports or types a policy
 //!   asks for. Whatever could make its receiver see another packet than the one judged here is dropped by name:
-//!   fragments, source routes, routing headers, home addresses, wrong lengths.
+//!   source routes, routing headers, home addresses, wrong lengths.
+//! * The first fragment of a datagram is understood as far as a whole packet: all headers up to the transport
+//!   header are in it, whole (RFC 1858, RFC 7112), or it is dropped. Later ones say that they are
+//!   ([`Transport::Fragment`]) and which piece ([`crate::packet::Fragment`]); a piece that cannot be is dropped.
+//!   Whether the pieces fit each other is found out where they meet, in [`crate::fragment`].
 //! * All headers lie in the head frame, and every offset in [`Headers`] inside it.
 //! * No input panics, and the answer depends on the bytes of the packet alone (padding after it is ignored).
 //!
@@ -20,13 +24,17 @@
 //!
 //! # Choices
 //! AH, ESP, HIP, mobility headers and every tunnel are protocols of their own without ports, so only rules
-//! without ports admit them; what is inside is not looked at. An atomic IPv6 fragment (RFC 6946) is a fragment:
-//! RFC 8021 tells senders not to make any. 240.0.0.0/4 is unicast, as clouds use it so.
+//! without ports admit them; what is inside is not looked at. 240.0.0.0/4 is unicast, as clouds use it so.
+//!
+//! An atomic IPv6 fragment (offset 0, no more to come) is a whole packet, as RFC 8200 says, for every receiver takes
+//! it alone and puts it together with nothing else (RFC 6946). RFC 8021 tells senders not to make any; translators
+//! still do. A fragment inside a fragment is nobody's. ICMP errors are small enough never to be fragmented (RFC 1812,
+//! 4.3.2.3; RFC 4443, 2.4(c)): pieces of one are dropped.
 
 #![deny(clippy::indexing_slicing)]
 
 use crate::drop_reason::DropReason;
-use crate::packet::{ETHERNET_LEN, Headers, TcpFlags, Transport, protocol};
+use crate::packet::{ETHERNET_LEN, Fragment, Headers, TcpFlags, Transport, protocol};
 use crate::wire::{array, u16_at};
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
@@ -149,6 +157,7 @@ struct Network {
     protocol: u8,
     transport_offset: usize,
     packet_len: usize,
+    fragment: Option<Fragment>,
 }
 
 /// Not for one receiver by its link address?
@@ -198,8 +207,16 @@ fn ipv4(frame: &Frame<'_>, link_destination: [u8; 6]) -> Result<Headers, DropRea
         return Err(DropReason::MartianAddress);
     }
     ipv4_options(ip.options())?;
+    let mut fragment = None;
     if ip.is_fragmenting_payload() {
-        return Err(DropReason::Fragment);
+        let piece = Fragment::new(
+            u32::from(ip.identification()),
+            ip.fragments_offset().byte_offset(),
+            length - header_len,
+            ip.more_fragments(),
+            usize::from(u16::MAX) - header_len,
+        );
+        fragment = Some(piece.ok_or(DropReason::FragmentInvalid)?);
     }
     transport(
         frame,
@@ -210,6 +227,7 @@ fn ipv4(frame: &Frame<'_>, link_destination: [u8; 6]) -> Result<Headers, DropRea
             protocol: ip.protocol().0,
             transport_offset: ETHERNET_LEN + header_len,
             packet_len,
+            fragment,
         },
     )
 }
@@ -252,15 +270,16 @@ fn ipv6(frame: &Frame<'_>, link_destination: [u8; 6]) -> Result<Parsed, DropReas
     if packet_len > frame.total_len {
         return Err(DropReason::Truncated);
     }
-    let (number, transport_offset) = extensions(frame, next, packet_len)?;
+    let Chain { number, transport_offset, fragment } = extensions(frame, next, packet_len)?;
     let (source, destination) = (ip.source_addr(), ip.destination_addr());
-    if number == protocol::ICMPV6 {
+    if number == protocol::ICMPV6 && fragment.is_none_or(|fragment| fragment.is_first()) {
         let kind = frame.part(transport_offset, packet_len).0.first().copied();
         match kind {
             Some(130 | 131 | 132 | 143) => return Err(DropReason::Mld),
             Some(133) => return Err(DropReason::RouterSolicitation),
             Some(134) => return Err(DropReason::RouterAdvertisement),
-            // Neighbour discovery with an extension header is nobody's: the answering code expects none.
+            // Neighbour discovery with an extension header is nobody's: the answering code expects none, and with a
+            // fragment header it must not be believed (RFC 6980).
             Some(135 | 136) if transport_offset == IPV6_END => return Ok(Parsed::NeighborDiscovery),
             Some(135 | 136) => return Err(DropReason::NdInvalid),
             Some(137) => return Err(DropReason::IcmpRedirect),
@@ -286,6 +305,7 @@ fn ipv6(frame: &Frame<'_>, link_destination: [u8; 6]) -> Result<Parsed, DropReas
             protocol: number,
             transport_offset,
             packet_len,
+            fragment,
         },
     )
     .map(Parsed::Ip)
@@ -296,21 +316,55 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// Walks the extension headers that start with number `next`; the transport header's number and offset.
-fn extensions(frame: &Frame<'_>, mut next: u8, packet_len: usize) -> Result<(u8, usize), DropReason> {
+/// What the extension headers lead to.
+struct Chain {
+    /// The transport header's number.
+    number: u8,
+    /// Its offset. For a later fragment, where its data begin.
+    transport_offset: usize,
+    fragment: Option<Fragment>,
+}
+
+/// Walks the extension headers that start with number `next`.
+fn extensions(frame: &Frame<'_>, mut next: u8, packet_len: usize) -> Result<Chain, DropReason> {
     let mut offset = IPV6_END;
+    let mut fragment = None;
+    let mut had_fragment_header = false;
     for position in 0..=MAX_EXTENSIONS {
         match next {
             // Allowed directly after the IPv6 header only (RFC 8200, 4.1).
             HOP_BY_HOP if position > 0 => return Err(DropReason::Ipv6Extensions),
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS if position < MAX_EXTENSIONS => {}
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => return Err(DropReason::Ipv6Extensions),
-            FRAGMENT => return Err(DropReason::Fragment),
-            _ => return Ok((next, offset)),
+            FRAGMENT if had_fragment_header => return Err(DropReason::Ipv6Extensions),
+            HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS if position < MAX_EXTENSIONS => {}
+            HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS => return Err(DropReason::Ipv6Extensions),
+            _ => return Ok(Chain { number: next, transport_offset: offset, fragment }),
         }
         let (bytes, _) = frame.part(offset, packet_len);
-        let header = Ipv6RawExtHeaderSlice::from_slice(bytes)
-            .map_err(|_| frame.cut(DropReason::Ipv6Extensions, packet_len))?;
+        if next == FRAGMENT {
+            let header = Ipv6FragmentHeaderSlice::from_slice(bytes)
+                .map_err(|_| frame.cut(DropReason::Ipv6Extensions, packet_len))?;
+            let before = offset - IPV6_END;
+            offset += header.slice().len();
+            next = header.next_header().0;
+            had_fragment_header = true;
+            if header.is_fragmenting_payload() {
+                let piece = Fragment::new(
+                    header.identification(),
+                    header.fragment_offset().byte_offset(),
+                    packet_len - offset,
+                    header.more_fragments(),
+                    usize::from(u16::MAX) - before,
+                )
+                .ok_or(DropReason::FragmentInvalid)?;
+                fragment = Some(piece);
+                if !piece.is_first() {
+                    return Ok(Chain { number: next, transport_offset: offset, fragment });
+                }
+            }
+            continue;
+        }
+        let short = if fragment.is_some() { DropReason::FragmentTiny } else { DropReason::Ipv6Extensions };
+        let header = Ipv6RawExtHeaderSlice::from_slice(bytes).map_err(|_| frame.cut(short, packet_len))?;
         if next == ROUTING {
             // [next header, length, type, segments left]: with segments left, the destination is yet to change.
             if header.slice().get(3).copied() != Some(0) {
@@ -347,9 +401,16 @@ fn ipv6_options(mut options: &[u8]) -> Result<(), DropReason> {
 
 fn transport(frame: &Frame<'_>, ip: Network) -> Result<Headers, DropReason> {
     let (bytes, length) = frame.part(ip.transport_offset, ip.packet_len);
-    let cut = || frame.cut(DropReason::TransportHeader, ip.packet_len);
+    let is_first = ip.fragment.is_some_and(|fragment| fragment.is_first());
+    let short = if is_first { DropReason::FragmentTiny } else { DropReason::TransportHeader };
+    let cut = || frame.cut(short, ip.packet_len);
     let (mut source_port, mut destination_port) = (0, 0);
     let transport = match (ip.protocol, ip.source) {
+        // It would be put over the flags of the header that the first fragment showed (RFC 3128).
+        (protocol::TCP, _) if ip.fragment.is_some_and(|fragment| fragment.start() == 8) => {
+            return Err(DropReason::FragmentTiny);
+        }
+        _ if ip.fragment.is_some() && !is_first => Transport::Fragment,
         (protocol::TCP, _) => {
             use err::tcp::HeaderSliceError::{Content, Len};
             let tcp = TcpHeaderSlice::from_slice(bytes).map_err(|error| match error {
@@ -362,8 +423,8 @@ fn transport(frame: &Frame<'_>, ip: Network) -> Result<Headers, DropReason> {
         (protocol::UDP, _) => {
             let udp = UdpHeaderSlice::from_slice(bytes).map_err(|_| cut())?;
             let udp_len = usize::from(udp.length());
-            // Shorter than the packet is legal, and receivers ignore the rest.
-            if udp_len < 8 || udp_len > length {
+            // Shorter than the packet is legal, and receivers ignore the rest. A first fragment has only a part.
+            if udp_len < 8 || (udp_len > length && !is_first) {
                 return Err(DropReason::TransportHeader);
             }
             (source_port, destination_port) = (udp.source_port(), udp.destination_port());
@@ -396,8 +457,12 @@ fn transport(frame: &Frame<'_>, ip: Network) -> Result<Headers, DropReason> {
         transport_offset: u16::try_from(ip.transport_offset).map_err(|_| DropReason::HeadersSplit)?,
         packet_len: ip.packet_len as u32,
         transport,
+        fragment: ip.fragment,
     };
     if transport == Transport::IcmpError {
+        if is_first {
+            return Err(DropReason::Fragment);
+        }
         // An error is told to the one who sent the quoted packet, and to nobody else.
         quoted(frame.head, &headers)
             .filter(|quoted| quoted.source == headers.destination)

@@ -65,6 +65,20 @@ pub fn echo(six: bool, reply: bool) -> Vec<u8> {
     frame
 }
 
+/// A ping with so many bytes.
+pub fn ping_of(six: bool, length: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let header = IcmpEchoHeader { id: 77, seq: 3 };
+    let step = ip(six);
+    if six {
+        step.icmpv6(Icmpv6Type::EchoRequest(header)).write(&mut frame, &vec![5; length])
+    } else {
+        step.icmpv4(Icmpv4Type::EchoRequest(header)).write(&mut frame, &vec![5; length])
+    }
+    .unwrap();
+    frame
+}
+
 /// Any IP protocol with these bytes behind the IP header.
 pub fn protocol(six: bool, number: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
@@ -162,6 +176,32 @@ pub fn arp(operation: ArpOperation, sender_mac: [u8; 6], sender: [u8; 4], target
     frame
 }
 
+/// The `length` bytes from `start` on of what follows the IP header of a frame without options and extension headers, as a
+/// fragment.
+pub fn fragment(whole: &[u8], start: u16, length: usize, more: bool) -> Vec<u8> {
+    let six = whole[12..14] == [0x86, 0xdd];
+    let (number, ip_len) = if six { (whole[20], 40) } else { (whole[23], 20) };
+    let from = 14 + ip_len + usize::from(start);
+    let piece = &whole[from..from + length];
+    let mut frame = if six {
+        let mut payload = vec![number, 0];
+        payload.extend_from_slice(&(start | u16::from(more)).to_be_bytes());
+        payload.extend_from_slice(&[0, 7, 0, 7]);
+        payload.extend_from_slice(piece);
+        protocol(six, 44, &payload)
+    } else {
+        protocol(six, number, piece)
+    };
+    if !six {
+        frame[18..20].copy_from_slice(&[0, 7]);
+        frame[20..22].copy_from_slice(&((start / 8) | (u16::from(more) << 13)).to_be_bytes());
+        let mut header = Ipv4Header::from_slice(&frame[14..]).unwrap().0;
+        header.header_checksum = header.calc_header_checksum();
+        frame[14..34].copy_from_slice(&header.to_bytes());
+    }
+    frame
+}
+
 /// The solicited-node multicast address of `target`.
 pub fn solicited_node(target: [u8; 16]) -> [u8; 16] {
     let [.., a, b, c] = target;
@@ -202,6 +242,10 @@ pub fn all() -> Vec<(String, Vec<u8>)> {
         add("sctp-init", sctp_init(six));
         add("protocol-50", protocol(six, 50, b"opaque"));
         add("time-exceeded-udp", time_exceeded_about(six, &reverse_udp(six)));
+        add("first-fragment", fragment(&udp(six, &[9; 64]), 0, 40, true));
+        add("later-fragment", fragment(&udp(six, &[9; 64]), 40, 32, false));
+        add("first-fragment-tcp", fragment(&tcp(six, &[9; 64]), 0, 24, true));
+        add("first-fragment-ping", fragment(&ping_of(six, 40), 0, 24, true));
     }
     frames.push(("v4-options".into(), udp_with_options(&[1, 148, 4, 0, 0, 7, 7, 4, 0, 0, 0, 0])));
     frames.push(("v4-source-route".into(), udp_with_options(&[131, 7, 4, 10, 0, 0, 1, 0])));
@@ -220,6 +264,7 @@ pub fn all() -> Vec<(String, Vec<u8>)> {
         udp_behind(&[(43, &[2, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8])]),
     ));
     frames.push(("v6-fragment".into(), udp_behind(&[(44, &[0, 0, 1, 0, 0, 0, 9])])));
+    frames.push(("v6-atomic-fragment".into(), udp_behind(&[(44, &[0, 0, 0, 0, 0, 0, 9])])));
     frames.push(("arp-request".into(), arp(ArpOperation::REQUEST, POD_MAC, A4, GATEWAY4)));
     frames.push(("arp-reply".into(), arp(ArpOperation::REPLY, POD_MAC, A4, GATEWAY4)));
     let group = solicited_node(gateway6());

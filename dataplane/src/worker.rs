@@ -2,7 +2,7 @@
 //!
 //! [`Worker::turn`] is the way of a packet, a stage a line, over a batch. It pins one snapshot, so that a batch sees one
 //! generation of everything, and leaves nothing behind: every packet it took is sent, dropped by name, consumed, or with
-//! another worker when the turn ends.
+//! another worker when the turn ends; only a fragment may wait for the first one of its datagram.
 //!
 //! The batch comes first and the pin after it. So the snapshot is one that was current after each of its packets had been
 //! received: a policy that was published before a packet came decides on it, however long ago the turn began.
@@ -19,6 +19,7 @@
 mod commons;
 mod exchange;
 mod forward;
+mod fragments;
 mod owner;
 mod receive;
 mod route;
@@ -34,7 +35,8 @@ use podgate_rcu::Reader;
 use crate::clock::{Clock, Instant64};
 use crate::counters::{TurnCounts, WorkerCounters};
 use crate::drop_reason::DropReason;
-use crate::flow::{Charges, FlowCounts, FlowTable, Timeouts};
+use crate::flow::{Charges, FlowCounts, FlowTable, Hop, Timeouts};
+use crate::fragment::{self, FragmentTable};
 use crate::packet::{Packet, PortId, PortKind, WorkerId};
 use crate::port::Port;
 use crate::record::{DropRecord, DropRecorder, DropRecords, drop_ring};
@@ -44,6 +46,7 @@ use commons::balance;
 use exchange::{Exchange, exchanges};
 use forward::ErrorBudget;
 use owner::Ownership;
+use route::Refusal;
 use wake::{Sleeper, Waker};
 
 pub use commons::{Commons, commons};
@@ -89,6 +92,8 @@ pub struct WorkerSettings {
     pub established: Established,
     /// What becomes of denied packets.
     pub deny: Deny,
+    /// How many datagrams in fragments one worker remembers, how many fragments it holds, and for how long.
+    pub fragments: fragment::Limits,
     /// Keys of the flow tables' and the ownership's hashes: new for each boot, and secret.
     pub seed: [u64; 4],
     /// Packets that may wait between two workers, in each direction.
@@ -108,6 +113,7 @@ impl Default for WorkerSettings {
             timeouts: Timeouts::default(),
             established: Established::Recheck,
             deny: Deny::Drop,
+            fragments: fragment::Limits::default(),
             seed: [0; 4],
             hand_over: 4096,
             records: 1024,
@@ -131,6 +137,7 @@ pub struct WorkerView {
     evicted: AtomicU64,
     cut: AtomicU64,
     errors_refused: AtomicU64,
+    datagrams: AtomicU64,
     free_frames: AtomicU64,
 }
 
@@ -168,6 +175,13 @@ impl WorkerView {
     #[must_use]
     pub fn errors_refused(&self) -> u64 {
         self.errors_refused.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams in fragments now, of which some are still missing. Those that wait for a first one are
+    /// [held](crate::counters::Snapshot::held).
+    #[must_use]
+    pub fn datagrams(&self) -> u64 {
+        self.datagrams.load(Ordering::Relaxed)
     }
 
     /// Frames in its pool.
@@ -238,6 +252,7 @@ pub struct Worker<C> {
     /// By port: its place in `ports`.
     places: Vec<Option<usize>>,
     flows: FlowTable,
+    fragments: FragmentTable<Packet>,
     ownership: Ownership,
     exchange: Exchange<Handed>,
     commons: Commons,
@@ -291,6 +306,7 @@ pub fn workers<C: Clock + Clone>(
             ports: Vec::new(),
             places: Vec::new(),
             flows,
+            fragments: FragmentTable::new(settings.fragments, [a, b ^ number as u64, c.rotate_left(23), d]),
             ownership: Ownership::new(settings.seed),
             exchange,
             commons: commons.clone(),
@@ -325,6 +341,7 @@ impl<C: Clock> Worker<C> {
         let snapshot = reader.pin();
         self.accept(&snapshot, now);
         self.admit(&snapshot, now);
+        self.age_fragments(now);
         self.track_and_forward(&snapshot, now);
         self.hand_over(now);
         self.kick();
@@ -360,7 +377,16 @@ impl<C: Clock> Worker<C> {
     }
 
     fn track_one(&mut self, snapshot: &Snapshot, packet: Packet, now: Instant64) {
-        match self.track(snapshot, &packet, now) {
+        if let Some(fragment) = packet.headers.fragment {
+            return self.track_fragment(snapshot, packet, fragment, now);
+        }
+        let way = self.track(snapshot, &packet, now);
+        self.go(snapshot, packet, way, now);
+    }
+
+    /// Forwards a packet if there is a way for it, and ends it if not.
+    fn go(&mut self, snapshot: &Snapshot, packet: Packet, way: Result<Hop, Refusal>, now: Instant64) {
+        match way {
             Ok(hop) => self.forward(snapshot, packet, hop, now),
             Err(refusal) => {
                 if let Some(neighbour) = refusal.unresolved {
@@ -400,7 +426,7 @@ impl<C: Clock> Worker<C> {
         let busy = self.counts != IDLE;
         let view = &*self.view;
         if busy {
-            view.counters.flush(&mut self.counts, 0);
+            view.counters.flush(&mut self.counts, self.fragments.held() as u64);
         }
         let flows = self.flows.counts();
         view.flows.store(self.flows.len() as u64, Ordering::Relaxed);
@@ -409,6 +435,7 @@ impl<C: Clock> Worker<C> {
         view.evicted.store(flows.evicted, Ordering::Relaxed);
         view.cut.store(flows.cut, Ordering::Relaxed);
         view.errors_refused.store(self.errors.refused(), Ordering::Relaxed);
+        view.datagrams.store(self.fragments.datagrams() as u64, Ordering::Relaxed);
         view.free_frames.store(self.pool.len() as u64, Ordering::Relaxed);
         view.generation.store(generation, Ordering::Release);
         if drained {
@@ -493,6 +520,7 @@ impl<C: Clock> Worker<C> {
         let mut pool = self.pool;
         self.batch.into_iter().for_each(|packet| pool.put_chain(packet.frames));
         self.taken.into_iter().for_each(|handed| pool.put_chain(handed.into_packet().frames));
+        self.fragments.into_held().for_each(|packet| pool.put_chain(packet.frames));
         let mut exchange = self.exchange;
         let mut rest = Vec::new();
         while !exchange.take_over(usize::MAX, &mut rest) {}

@@ -35,9 +35,19 @@ fn promises(frame: &[u8], total_len: usize, headers: &Headers) {
     let header_len = match headers.transport {
         Transport::Tcp(_) => 20,
         Transport::Sctp { .. } => 16,
-        Transport::Other => 0,
+        Transport::Other | Transport::Fragment => 0,
         _ => 8,
     };
+    let is_later = headers.fragment.is_some_and(|fragment| !fragment.is_first());
+    assert_eq!(is_later, headers.transport == Transport::Fragment);
+    if let Some(fragment) = headers.fragment {
+        let length = usize::from(fragment.end() - fragment.start());
+        let behind = headers.packet_len as usize - offset;
+        assert!(fragment.start() % 8 == 0 && length > 0 && (fragment.is_last() || length % 8 == 0));
+        assert!(!fragment.is_first() || !fragment.is_last(), "a whole packet is no fragment");
+        assert!(if is_later { length == behind } else { length >= behind });
+        assert_ne!(headers.transport, Transport::IcmpError);
+    }
     assert!(offset + header_len <= frame.len().min(headers.packet_len as usize));
     if matches!(headers.transport, Transport::Tcp(_) | Transport::Udp | Transport::Sctp { .. }) {
         let ports = (

@@ -41,11 +41,21 @@ fn what_is_not_forwarded_has_its_name() {
         ("mld", DropReason::Mld),
         ("igmp", DropReason::Igmp),
         ("router-solicitation", DropReason::RouterSolicitation),
-        ("fragment-v4", DropReason::Fragment),
-        ("fragment-v6", DropReason::Fragment),
     ] {
         let frame = frame(name);
         assert_eq!(parse(&frame, frame.len()), Err(reason), "{name}");
+    }
+}
+
+#[test]
+fn fragments_have_no_checksum_to_complete() {
+    for (name, offset) in [("fragment-v4", 34), ("fragment-v6", 62)] {
+        let frame = frame(name);
+        let Ok(Parsed::Ip(headers)) = parse(&frame, frame.len()) else { panic!("{name}") };
+        let fragment = headers.fragment.unwrap();
+        assert!(!fragment.is_first() && fragment.is_last(), "{name}");
+        assert_eq!(headers.transport_offset, offset, "{name}");
+        assert_eq!(state(&frame, &headers), ChecksumState::Absent, "{name}");
     }
 }
 

@@ -135,6 +135,23 @@ impl From {
         self.other(132, &body)
     }
 
+    /// The packet with these bytes appended to its payload, with lengths that fit and checksums that do not.
+    ///
+    /// # Panics
+    /// If it becomes too long.
+    #[must_use]
+    pub fn with_more(&self, frame: &[u8], more: &[u8]) -> Vec<u8> {
+        let (protocol, body) = if self.source.is_ipv6() { (frame[20], 54) } else { (frame[23], 34) };
+        self.other(protocol, &[&frame[body..], more].concat())
+    }
+
+    /// A UDP datagram with so many bytes of payload, in fragments: each has `each` bytes, a multiple of 8, the last one the
+    /// rest.
+    #[must_use]
+    pub fn udp_fragments(&self, ports: (u16, u16), payload: usize, each: usize, id: u32) -> Vec<Vec<u8>> {
+        fragments(&self.udp(ports.0, ports.1, &vec![0x5a; payload]), each, id)
+    }
+
     /// Any protocol, with what follows the IP header.
     #[must_use]
     pub fn other(&self, protocol: u8, body: &[u8]) -> Vec<u8> {
@@ -165,4 +182,43 @@ impl From {
         body[2..4].copy_from_slice(&checksum);
         self.other(protocol, &body)
     }
+}
+
+/// A packet without options or extension headers, given as a frame, in fragments of `each` bytes (a multiple of 8).
+#[must_use]
+pub fn fragments(whole: &[u8], each: usize, id: u32) -> Vec<Vec<u8>> {
+    let length = whole.len() - if whole[12..14] == [8, 0] { 34 } else { 54 };
+    let starts = (0..length).step_by(each);
+    starts
+        .map(|start| fragment(whole, start..(start + each).min(length), start + each < length, id))
+        .collect()
+}
+
+/// These bytes of what follows the IP header, as a fragment, with `more` to follow or not.
+///
+/// # Panics
+/// If the packet has no such bytes.
+#[must_use]
+pub fn fragment(whole: &[u8], bytes: std::ops::Range<usize>, more: bool, id: u32) -> Vec<u8> {
+    let start = bytes.start as u16;
+    let length = bytes.len() as u16;
+    let mut frame;
+    if whole[12..14] == [8, 0] {
+        frame = whole[..34].to_vec();
+        frame[16..18].copy_from_slice(&(20 + length).to_be_bytes());
+        frame[18..20].copy_from_slice(&(id as u16).to_be_bytes());
+        frame[20..22].copy_from_slice(&((start / 8) | (u16::from(more) << 13)).to_be_bytes());
+        let header = etherparse::Ipv4Header::from_slice(&frame[14..]).expect("a header").0;
+        frame[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+        frame.extend_from_slice(&whole[34..][bytes]);
+    } else {
+        frame = whole[..54].to_vec();
+        let next = std::mem::replace(&mut frame[20], 44);
+        frame[18..20].copy_from_slice(&(8 + length).to_be_bytes());
+        frame.extend_from_slice(&[next, 0]);
+        frame.extend_from_slice(&(start | u16::from(more)).to_be_bytes());
+        frame.extend_from_slice(&id.to_be_bytes());
+        frame.extend_from_slice(&whole[54..][bytes]);
+    }
+    frame
 }

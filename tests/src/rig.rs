@@ -401,6 +401,12 @@ impl Rig {
         self.clock.now()
     }
 
+    /// Datagrams in fragments that all workers remember.
+    #[must_use]
+    pub fn datagrams(&self) -> u64 {
+        self.ends.iter().map(|ends| ends.view.datagrams()).sum()
+    }
+
     /// Ends everything.
     ///
     /// # Panics

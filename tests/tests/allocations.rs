@@ -1,5 +1,5 @@
 //! Nothing on the packet path allocates: once the workers are warm, turns over hits, new connections, denials, answers and
-//! malformed packets take no memory.
+//! malformed packets take no memory; nor do fragments, whatever becomes of them.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,7 +10,7 @@ use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_dataplane::packet::WorkerId;
 use podgate_dataplane::worker::{Activity, WorkerSettings};
-use podgate_tests::frames::From;
+use podgate_tests::frames::{From, fragment};
 use podgate_tests::rig::{HOST, Rig};
 
 fn pod(name: &str, address: &str) -> Pod {
@@ -85,8 +85,29 @@ fn a_warm_worker_allocates_nothing() {
                     (a, From { hop_limit: 1, ..there }.udp(source, 53, b"trace")),
                     (HOST, node.udp(source, 9, b"probe")),
                 ];
-                for (port, frame) in &frames {
-                    assert!(rig.deliver(*port, frame));
+                // Fragments: in order, before their first one, denied, copied, overlapping, and one that waits in vain.
+                let id = u32::from(source) * 8;
+                // Either way in turn, so that frames gather at neither worker.
+                let from = if step % 2 == 0 { there } else { back };
+                let udp = from.udp(source, 53, &[1; 3000]);
+                let tcp = from.with_more(&from.tcp(source, 80, "S"), &[1; 3000]);
+                let fragments = [
+                    fragment(&udp, 0..1000, true, id),
+                    fragment(&udp, 1000..2000, true, id),
+                    fragment(&udp, 2000..2100, false, id),
+                    fragment(&udp, 2000..2100, false, id + 1),
+                    fragment(&udp, 1000..2000, true, id + 1),
+                    fragment(&udp, 0..1000, true, id + 1),
+                    fragment(&tcp, 1000..2000, false, id + 2),
+                    fragment(&tcp, 0..1000, true, id + 2),
+                    fragment(&udp, 0..1000, true, id + 3),
+                    fragment(&udp, 0..1000, true, id + 3),
+                    fragment(&udp, 800..1600, true, id + 3),
+                    fragment(&udp, 800..1600, true, id + 4),
+                ];
+                let fragments = fragments.into_iter().map(|frame| (from.port, frame));
+                for (port, frame) in frames.into_iter().chain(fragments) {
+                    assert!(rig.deliver(port, &frame));
                 }
                 let count = allocations(&mut rig, workers.into());
                 rig.take();

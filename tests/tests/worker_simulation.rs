@@ -4,7 +4,8 @@
 //! order, policies change, ports close, come and go while packets are between two workers, and time jumps. After each run every packet and every frame is accounted for
 //! (the rig asserts it), and each packet that came out was one that policy admits: its own direction, or the direction
 //! that it answers, was allowed by a snapshot that was published between its arrival and its departure; for an ICMP error,
-//! either direction of the connection that it quotes.
+//! either direction of the connection that it quotes. Some datagrams come in fragments, out of order, with copies, gaps and
+//! overlaps; each fragment has to be allowed as its datagram.
 //!
 //! A failure names its seed; `PODGATE_SIMULATION_SEED=<n>` runs that one alone.
 
@@ -17,11 +18,12 @@ use std::time::Duration;
 use etherparse::{NetSlice, SlicedPacket};
 use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
+use podgate_dataplane::fragment::Limits;
 use podgate_dataplane::packet::{PortId, WorkerId};
 use podgate_dataplane::policy::{PolicyTables, Question, Tier, judge};
 use podgate_dataplane::worker::{Established, WorkerSettings};
 use podgate_tests::choices::Choices;
-use podgate_tests::frames::From;
+use podgate_tests::frames::{From, fragment};
 use podgate_tests::rig::{HOST, Rig, UPLINK};
 
 const RUNS: u64 = 1500;
@@ -190,6 +192,20 @@ impl Tuple {
     }
 }
 
+/// Which fragment a frame is: the identification, and the offset with the flags as the wire has it.
+fn piece(frame: &[u8]) -> Option<(u32, u16)> {
+    let (id, place) = match (&frame[12..14], frame[20]) {
+        ([8, 0], _) => (u32::from(u16::from_be_bytes([frame[18], frame[19]])), &frame[20..22]),
+        (_, FRAGMENTS) => (u32::from_be_bytes(frame[58..62].try_into().unwrap()), &frame[56..58]),
+        _ => return None,
+    };
+    let place = u16::from_be_bytes([place[0], place[1]]);
+    (place & 0x3fff != 0).then_some((id, place))
+}
+
+/// Stands for fragments among IP protocols: the number of IPv6's fragment header.
+const FRAGMENTS: u8 = 44;
+
 struct Simulation {
     choices: Choices,
     workers: u8,
@@ -206,6 +222,12 @@ struct Simulation {
     quotable: Vec<(PortId, Vec<u8>)>,
     /// What came out, by IP protocol; errors are 0.
     passed: BTreeMap<u8, u64>,
+    /// Datagrams in fragments, by identification.
+    datagrams: Vec<Tuple>,
+    /// Fragments that are yet to arrive.
+    pending: Vec<(PortId, Vec<u8>)>,
+    /// As `arrivals`, by [`piece`].
+    piece_arrivals: HashMap<(u32, u16), usize>,
 }
 
 impl Simulation {
@@ -217,6 +239,12 @@ impl Simulation {
             flows: 4 + choices.below(40),
             batch: 1 + choices.below(16),
             established: Established::Recheck,
+            fragments: Limits {
+                datagrams: 4 + choices.below(12),
+                held: 1 + choices.below(12),
+                held_per_source: 1 + choices.below(8),
+                ..Limits::default()
+            },
             seed: [seed, 2, 3, 4],
             ..WorkerSettings::default()
         };
@@ -232,6 +260,9 @@ impl Simulation {
             seen: HashSet::new(),
             quotable: Vec::new(),
             passed: BTreeMap::new(),
+            datagrams: Vec::new(),
+            pending: Vec::new(),
+            piece_arrivals: HashMap::new(),
         };
         for (number, text) in PODS.into_iter().enumerate() {
             simulation.cluster.pods.insert(name(text), pod(number));
@@ -305,6 +336,10 @@ impl Simulation {
             let source = if self.choices.chance(5) { addresses(0)[family] } else { source };
             let from = From::new(port, source, destination);
             let ports = (self.choices.pick(&PORTS), self.choices.pick(&PORTS));
+            if self.choices.chance(15) {
+                self.cut(&from, ports);
+                continue;
+            }
             let number = (self.arrivals.len() as u64).to_be_bytes();
             let (port, frame) = match self.choices.below(20) {
                 0..=8 => (port, from.udp(ports.0, ports.1, &number)),
@@ -348,10 +383,55 @@ impl Simulation {
         is_there.then(|| (port, From::new(port, destination, source).unreachable(&about)))
     }
 
+    /// Makes fragments of a datagram, to arrive in no order and not all.
+    fn cut(&mut self, from: &From, ports: (u16, u16)) {
+        let whole = from.udp(ports.0, ports.1, &[7; 72]);
+        let id = self.datagrams.len() as u32;
+        self.datagrams.push(Read::new(&whole).tuple);
+        for start in (0..80).step_by(16) {
+            let mut bytes = start..start + 16;
+            match self.choices.below(30) {
+                0 => continue,
+                1 if start > 0 => bytes.start -= 8,
+                2 => self.pending.push((from.port, fragment(&whole, bytes.clone(), start < 64, id))),
+                _ => {}
+            }
+            self.pending.push((from.port, fragment(&whole, bytes, start < 64, id)));
+        }
+    }
+
+    /// Some fragments arrive, mostly those that were made first.
+    fn fragments(&mut self) {
+        for _ in 0..self.choices.below(12) {
+            if self.pending.is_empty() {
+                return;
+            }
+            let place =
+                if self.choices.chance(60) { 0 } else { self.choices.below(self.pending.len().min(8)) };
+            let (port, frame) = self.pending.remove(place);
+            let is_there = port == HOST || port == UPLINK || self.ports.values().any(|other| *other == port);
+            if is_there && self.rig.deliver(port, &frame) {
+                let piece = piece(&frame).unwrap();
+                self.seen.insert(self.datagrams[piece.0 as usize]);
+                self.piece_arrivals.entry(piece).or_insert(self.history.len() - 1);
+            }
+        }
+    }
+
     fn check(&mut self, seed: u64, bytes: &[u8]) {
-        let Read { tuple, part, number } = Read::new(bytes);
-        // What carries no number may be as old as the run.
-        let since = number.map_or(0, |number| self.arrivals[&number]);
+        let piece = piece(bytes);
+        let (Read { tuple, part, .. }, since) = match piece {
+            Some(piece) => {
+                let tuple = self.datagrams[piece.0 as usize];
+                (Read { tuple, part: Part::Any, number: None }, self.piece_arrivals[&piece])
+            }
+            None => {
+                let read = Read::new(bytes);
+                // What carries no number may be as old as the run.
+                let since = read.number.map_or(0, |number| self.arrivals[&number]);
+                (read, since)
+            }
+        };
         let asked = |tuple: Tuple, by| self.seen.contains(&tuple) && tuple.is_allowed(by);
         let allowed = self.history[since..].iter().any(|published| match part {
             Part::Any => tuple.is_allowed(published) || asked(tuple.reversed(), published),
@@ -362,7 +442,11 @@ impl Simulation {
             allowed,
             "seed {seed}: {tuple:?} ({part:?}) came out, and no snapshot since its arrival admits it"
         );
-        let protocol = if matches!(part, Part::About(_)) { 0 } else { tuple.protocol };
+        let protocol = match part {
+            Part::About(_) => 0,
+            _ if piece.is_some() => FRAGMENTS,
+            _ => tuple.protocol,
+        };
         *self.passed.entry(protocol).or_default() += 1;
     }
 
@@ -403,6 +487,7 @@ impl Simulation {
             3 => self.rig.advance(Duration::from_secs(self.choices.below(200) as u64)),
             _ => self.traffic(),
         }
+        self.fragments();
         for _ in 0..self.choices.below(4) {
             let worker = self.choices.below(usize::from(self.workers));
             self.rig.turn(worker);
@@ -443,6 +528,7 @@ impl Simulation {
         let drops = self.rig.drops();
         assert_eq!(sent.len(), 1, "seed {seed}: the probe did not pass; drops of the run: {drops:?}");
         assert_eq!(sent[0].0, self.ports[&1], "seed {seed}");
+        assert_eq!((self.rig.datagrams(), self.rig.counts().held), (0, 0), "seed {seed}");
         self.rig.finish();
         self.passed
     }
@@ -460,7 +546,7 @@ fn nothing_is_lost_and_nothing_denied_comes_out() {
             *passed.entry(protocol).or_default() += count;
         }
     }
-    for protocol in [0, 1, 6, 17, 47, 58, 132] {
+    for protocol in [0, 1, 6, 17, FRAGMENTS, 47, 58, 132] {
         let count = passed.get(&protocol).copied().unwrap_or(0);
         assert!(
             count > RUNS / 10,

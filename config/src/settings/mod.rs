@@ -122,6 +122,14 @@ pub struct Settings {
     pub flows_per_pod: u32,
     /// `tcp_timeout_syn_sent` and the others.
     pub timeouts: Timeouts,
+    /// `fragment_datagrams`.
+    pub fragment_datagrams: u32,
+    /// `fragment_held`.
+    pub fragment_held: u32,
+    /// `fragment_held_per_source`.
+    pub fragment_held_per_source: u32,
+    /// `fragment_timeout`, in seconds.
+    pub fragment_timeout: u32,
     /// `limit_pods`.
     pub limit_pods: usize,
     /// `limit_atoms`.

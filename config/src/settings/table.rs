@@ -47,6 +47,10 @@ impl Default for Settings {
             flows: 262_144,
             flows_per_pod: 131_072,
             timeouts: Timeouts::default(),
+            fragment_datagrams: 1024,
+            fragment_held: 512,
+            fragment_held_per_source: 128,
+            fragment_timeout: 3,
             limit_pods: 1 << 17,
             limit_atoms: 1 << 16,
             limit_rows: 1 << 17,
@@ -316,6 +320,34 @@ pub static TABLE: &[Setting] = &[
     silence!(sctp_timeout_closed, "SCTP: it is over"),
     silence!(icmp_timeout, "ICMP and ICMPv6 queries"),
     silence!(generic_timeout, "Every other protocol"),
+    count!(
+        fragment_datagrams,
+        "a number from 16 to 65536",
+        16,
+        65_536,
+        "Datagrams in fragments that each worker remembers at most: one source a quarter of them, one port three quarters"
+    ),
+    count!(
+        fragment_held,
+        "a number from 16 to 16384",
+        16,
+        16_384,
+        "Fragments that each worker holds at most, because the first one of their datagram has not come: one port three quarters of them, one datagram 64"
+    ),
+    count!(
+        fragment_held_per_source,
+        "a number from 1 to 16384",
+        1,
+        16_384,
+        "How many of them one source may have at most"
+    ),
+    count!(
+        fragment_timeout,
+        "a number from 1 to 60",
+        1,
+        60,
+        "Seconds that a datagram may take from the first of its fragments that comes to the last. The ends themselves wait for 30 and more; a gateway only has to outwait slow links and packets that overtake each other"
+    ),
     count!(
         limit_pods,
         "a number from 1 to 1048576",

@@ -9,6 +9,7 @@ use podgate_config::settings::{
     self, Deny, Effective, Established, Idle, LogFormat, OnExit, Origin, Settings, SettingsError,
 };
 use podgate_dataplane::flow::Timeouts;
+use podgate_dataplane::fragment;
 use serde::Serialize;
 
 use super::args::{ConfigArgs, RunArgs, SettingsArgs};
@@ -94,6 +95,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         addresses: port.addresses.clone(),
         mac: None,
     });
+    let fragments = fragments(&settings);
     let gateway = Options {
         node: settings.node,
         files: settings.files.iter().chain(&args.files).cloned().collect(),
@@ -110,6 +112,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         flows: settings.flows as usize,
         flows_per_pod: settings.flows_per_pod as usize,
         timeouts: timeouts(&settings.timeouts),
+        fragments,
         frames: settings.frames,
         ring_size: settings.ring_size,
         limits: Limits {
@@ -147,6 +150,15 @@ fn timeouts(settings: &settings::Timeouts) -> Timeouts {
     }
 }
 
+fn fragments(settings: &Settings) -> fragment::Limits {
+    fragment::Limits {
+        datagrams: settings.fragment_datagrams as usize,
+        held: settings.fragment_held as usize,
+        held_per_source: settings.fragment_held_per_source as usize,
+        timeout: Duration::from_secs(settings.fragment_timeout.into()),
+    }
+}
+
 /// The workers' CPUs: as many as there shall be workers, out of those named or those that the process may use.
 fn cores(settings: &Settings) -> anyhow::Result<Vec<usize>> {
     let named = if settings.cores.is_empty() {
@@ -170,5 +182,6 @@ mod tests {
     #[test]
     fn the_settings_defaults_are_the_data_planes() {
         assert_eq!(timeouts(&settings::Timeouts::default()), Timeouts::default());
+        assert_eq!(fragments(&Settings::default()), fragment::Limits::default());
     }
 }

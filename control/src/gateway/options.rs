@@ -8,6 +8,7 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use podgate_config::model::NodeName;
 use podgate_dataplane::flow::Timeouts;
+use podgate_dataplane::fragment;
 
 use crate::admin::protocol::PortSpec;
 use crate::compiler::Limits;
@@ -45,6 +46,8 @@ pub struct Options {
     pub flows_per_pod: usize,
     /// How long those may be silent.
     pub timeouts: Timeouts,
+    /// Datagrams in fragments that a worker can hold.
+    pub fragments: fragment::Limits,
     /// Frames of the packet memory, 4096 bytes each.
     pub frames: u32,
     /// Entries of each ring of a socket.

@@ -164,7 +164,7 @@ impl Gateway {
         let views = (0u8..).zip(self.engine.views()).zip(cores);
         views
             .map(|((worker, view), core)| {
-                let counts = view.counters.snapshot().counts;
+                let Snapshot { counts, held } = view.counters.snapshot();
                 let flows = view.flow_counts();
                 WorkerStatus {
                     worker,
@@ -179,6 +179,8 @@ impl Gateway {
                     flows_evicted: flows.evicted,
                     flows_cut: flows.cut,
                     errors_refused: view.errors_refused(),
+                    fragmented_datagrams: view.datagrams(),
+                    held,
                 }
             })
             .collect()

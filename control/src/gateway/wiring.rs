@@ -64,6 +64,7 @@ fn engine_config(options: &Options) -> EngineConfig {
         flows: options.flows,
         flows_per_pod: options.flows_per_pod,
         timeouts: options.timeouts,
+        fragments: options.fragments,
         established: if options.keep_established { Established::Keep } else { Established::Recheck },
         deny: if options.reject { Deny::Reject } else { Deny::Drop },
         seed: [0u8, 1, 2, 3].map(|number| random.hash_one(number)),

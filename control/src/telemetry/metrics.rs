@@ -113,7 +113,10 @@ fn describe() {
     );
     describe_counter!("podgate_handed_over_packets_total", "Packets given to another worker");
     describe_counter!("podgate_taken_over_packets_total", "Packets got from another worker");
-    describe_gauge!("podgate_held_packets", "Packets that wait inside a worker");
+    describe_gauge!(
+        "podgate_held_packets",
+        "Fragments that wait inside a worker for the first one of their datagram"
+    );
     describe_counter!(
         "podgate_lost_drop_records_total",
         "Drop records that did not fit into the workers' rings"
@@ -133,6 +136,10 @@ fn describe() {
     describe_counter!(
         "podgate_flows_cut_total",
         "Connections that a change of policy or pods ended, or that a new one replaced"
+    );
+    describe_gauge!(
+        "podgate_fragmented_datagrams",
+        "Datagrams in fragments of which some are still missing, in a worker's table"
     );
     describe_counter!(
         "podgate_policy_connections_total",
@@ -195,6 +202,7 @@ fn set_status(status: &Status) {
         ] {
             counter!(name, "worker" => number.clone()).absolute(count);
         }
+        gauge!("podgate_fragmented_datagrams", "worker" => number).set(worker.fragmented_datagrams as f64);
     }
     for hits in &status.policies {
         for (verdict, count) in [("allow", hits.allowed), ("deny", hits.denied)] {

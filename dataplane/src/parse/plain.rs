@@ -76,6 +76,7 @@ pub(super) fn v4(head: &[u8], total_len: usize) -> Option<Headers> {
         transport_offset: IPV4_END as u16,
         packet_len: (ETHERNET_LEN + length) as u32,
         transport,
+        fragment: None,
     })
 }
 
@@ -102,6 +103,7 @@ pub(super) fn v6(head: &[u8], total_len: usize) -> Option<Headers> {
         transport_offset: IPV6_END as u16,
         packet_len: (IPV6_END + length) as u32,
         transport,
+        fragment: None,
     })
 }
 

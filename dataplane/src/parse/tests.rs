@@ -54,6 +54,7 @@ fn udp_and_tcp_of_both_families_take_the_plain_path() {
             transport_offset: 14 + ip_len,
             packet_len: frame.len() as u32,
             transport: Transport::Udp,
+            fragment: None,
         };
         assert_eq!(headers(&frame), expected);
 
@@ -138,8 +139,8 @@ fn ipv4_header_faults_by_name() {
     assert_eq!(dropped(&patched(frame.clone(), 16, &[0, 19])), DropReason::Ipv4Length);
     assert_eq!(dropped(&patched(frame.clone(), 16, &[0, 20])), DropReason::TransportHeader);
     assert_eq!(dropped(&patched(frame.clone(), 16, &[4, 0])), DropReason::Truncated);
-    for (flags, offset) in [(0x20, 0), (0x20, 5), (0, 1), (0x1f, 0xff), (0x60, 0)] {
-        assert_eq!(dropped(&patched(frame.clone(), 20, &[flags, offset])), DropReason::Fragment);
+    for (flags, offset) in [(0x20, 0), (0x20, 5), (0x1f, 0xff), (0x60, 0)] {
+        assert_eq!(dropped(&patched(frame.clone(), 20, &[flags, offset])), DropReason::FragmentInvalid);
     }
     assert!(one(&patched(frame.clone(), 20, &[0x40, 0])).is_ok(), "don't fragment");
     assert!(one(&patched(frame, 20, &[0x80, 0])).is_ok(), "the reserved bit has no meaning");
@@ -236,9 +237,6 @@ fn ipv6_extension_headers() {
     assert_eq!(dropped(&udp_behind(&[(60, home)])), DropReason::Ipv6Routing);
     assert_eq!(dropped(&udp_behind(&[(43, &[0, 0, 1, 0, 0, 0, 0])])), DropReason::Ipv6Routing);
     assert!(one(&udp_behind(&[(43, &[0, 4, 0, 0, 0, 0, 0])])).is_ok(), "no segments left");
-    for fragment in [[0, 0, 1, 0, 0, 0, 9], [0, 0, 8, 0, 0, 0, 9], [0, 0, 0, 0, 0, 0, 9]] {
-        assert_eq!(dropped(&udp_behind(&[(44, &fragment)])), DropReason::Fragment);
-    }
     let frame = udp(true, b"");
     assert_eq!(dropped(&patched(frame.clone(), 18, &[0, 0])), DropReason::TransportHeader);
     let jumbo = udp_behind(&[(0, &[0, 0xc2, 4, 0, 1, 0, 0])]);
@@ -246,6 +244,162 @@ fn ipv6_extension_headers() {
     assert_eq!(dropped(&patched(frame.clone(), 14, &[0x40])), DropReason::Ipv6Header);
     assert_eq!(dropped(&udp_behind(&[(0, &[0, 0xc2, 4, 0, 1, 0, 0])])), DropReason::Ipv6Length, "jumbogram");
     assert_eq!(headers(&protocol(true, 59, b"")).protocol, 59, "no next header");
+}
+
+#[test]
+fn fragments_say_which_piece_they_are() {
+    for six in [false, true] {
+        let whole = udp(six, &[7; 100]);
+        let offset = if six { 14 + 40 + 8 } else { 14 + 20 };
+        let first = fragment(&whole, 0, 64, true);
+        assert_eq!(plain(&first, first.len()), None);
+        let found = headers(&first);
+        assert_eq!((found.transport, found.source_port, found.destination_port), (Transport::Udp, 4000, 53));
+        assert_eq!((found.transport_offset, found.packet_len as usize), (offset, first.len()));
+        let piece = found.fragment.unwrap();
+        assert_eq!((piece.start(), piece.end(), piece.is_last()), (0, 64, false));
+        assert_eq!(piece.identification, if six { 0x0007_0007 } else { 7 });
+        assert_eq!(found.role(), Role::Any);
+
+        let found = headers(&fragment(&whole, 64, 44, false));
+        assert_eq!((found.transport, found.protocol), (Transport::Fragment, 17));
+        assert_eq!((found.source_port, found.destination_port, found.flow_ports()), (0, 0, (0, 0)));
+        assert_eq!(found.transport_offset, offset);
+        let piece = found.fragment.unwrap();
+        assert_eq!((piece.start(), piece.end(), piece.is_last()), (64, 108, true));
+        assert_eq!(found.role(), Role::Established, "it opens nothing");
+
+        // Padding is no part of it.
+        let mut padded = fragment(&whole, 104, 4, false);
+        padded.resize(padded.len() + 20, 0xee);
+        assert_eq!(headers(&padded).fragment.map(|piece| piece.end()), Some(108));
+        assert_eq!(headers(&whole).fragment, None);
+    }
+    let mut dont = fragment(&udp(false, &[7; 100]), 0, 64, true);
+    dont[20] |= 0x40;
+    assert!(
+        headers(&patched(dont, 18, &[1, 2])).fragment.is_some(),
+        "don't fragment says nothing about fragments"
+    );
+}
+
+#[test]
+fn a_first_fragment_has_the_whole_transport_header() {
+    for six in [false, true] {
+        for (whole, least) in [
+            (udp(six, &[7; 100]), 8),
+            (tcp(six, &[7; 100]), 24),
+            (ping_of(six, 100), 8),
+            (protocol(six, 132, &[1; 100]), 16),
+            (protocol(six, 50, &[1; 100]), 8),
+        ] {
+            for length in (8..=64).step_by(8) {
+                let found = one(&fragment(&whole, 0, length, true));
+                if length < least {
+                    assert_eq!(found, Err(DropReason::FragmentTiny), "{length} of {least}");
+                } else {
+                    assert!(matches!(found, Ok(Parsed::Ip(_))), "{length} of {least}: {found:?}");
+                }
+            }
+        }
+        // The flags of a TCP header, put over those that were judged (RFC 3128).
+        assert_eq!(dropped(&fragment(&tcp(six, &[7; 100]), 8, 16, true)), DropReason::FragmentTiny);
+        assert!(one(&fragment(&tcp(six, &[7; 100]), 16, 16, true)).is_ok());
+        assert!(one(&fragment(&udp(six, &[7; 100]), 8, 16, true)).is_ok());
+        // TCP options are part of the header.
+        let mut optioned = tcp(six, &[7; 100]);
+        let at = if six { 54 } else { 34 };
+        optioned[at + 12] = 0xf0;
+        assert_eq!(dropped(&fragment(&optioned, 0, 56, true)), DropReason::FragmentTiny);
+        assert!(one(&fragment(&optioned, 0, 64, true)).is_ok());
+        let error = time_exceeded_about(six, &reverse_udp(six));
+        assert_eq!(dropped(&fragment(&error, 0, 40, true)), DropReason::Fragment);
+    }
+}
+
+#[test]
+fn fragments_that_cannot_be() {
+    for six in [false, true] {
+        let whole = udp(six, &[7; 100]);
+        assert_eq!(dropped(&fragment(&whole, 0, 60, true)), DropReason::FragmentInvalid, "no multiple of 8");
+        assert_eq!(dropped(&fragment(&whole, 16, 0, false)), DropReason::FragmentInvalid, "empty");
+        assert_eq!(dropped(&fragment(&whole, 0, 0, true)), DropReason::FragmentInvalid, "empty");
+        // The longest datagrams end at 65535, headers and all; not extension headers before the fragment header, though.
+        let at_end = |start: u16, length| {
+            let mut frame = fragment(&whole, 8, length, false);
+            if six {
+                frame[56..58].copy_from_slice(&start.to_be_bytes());
+                one(&frame)
+            } else {
+                one(&patched(frame, 20, &(start / 8).to_be_bytes()))
+            }
+        };
+        let most = if six { 7 } else { 3 };
+        let start = if six { 65_528 } else { 65_512 };
+        assert!(at_end(start, most).is_ok());
+        assert_eq!(at_end(start, most + 1), Err(DropReason::FragmentInvalid));
+    }
+}
+
+#[test]
+fn extension_headers_of_ipv6_fragments() {
+    let pad: &[u8] = &[0, 1, 4, 0, 0, 0, 0];
+    let first: &[u8] = &[0, 0, 1, 0, 0, 0, 9];
+    let later: &[u8] = &[0, 0, 8, 0, 0, 0, 9];
+    let atomic: &[u8] = &[0, 0, 0, 0, 0, 0, 9];
+    // An atomic fragment is a whole packet, but for neighbour discovery (RFC 6980).
+    let found = headers(&udp_behind(&[(0, pad), (44, atomic)]));
+    assert_eq!((found.transport, found.fragment, found.destination_port), (Transport::Udp, None, 53));
+    assert_eq!(found.transport_offset, 14 + 40 + 16);
+    for kind in [135, 136] {
+        let mut behind = vec![58, 0, 0, 0, 0, 0, 0, 9];
+        behind.extend_from_slice(&[kind; 24]);
+        for more in [0, 1] {
+            behind[3] = more;
+            assert_eq!(dropped(&protocol(true, 44, &behind)), DropReason::NdInvalid);
+        }
+        // A later fragment has no type.
+        behind[3] = 8;
+        assert!(headers(&protocol(true, 44, &behind)).is_later_fragment());
+    }
+    // 12 bytes of UDP are no multiple of 8.
+    assert_eq!(dropped(&udp_behind(&[(44, first)])), DropReason::FragmentInvalid);
+    // Headers before the fragment header count, and shorten what a datagram can have.
+    let found = headers(&udp_behind(&[(0, pad), (44, later)]));
+    assert_eq!(found.fragment.map(|piece| (piece.start(), piece.end())), Some((8, 20)));
+    assert!(one(&udp_behind(&[(44, &[0, 0xff, 0xe8, 0, 0, 0, 9])])).is_ok());
+    assert_eq!(
+        dropped(&udp_behind(&[(0, pad), (44, &[0, 0xff, 0xf0, 0, 0, 0, 9])])),
+        DropReason::FragmentInvalid
+    );
+    // Behind it, in a first fragment, they are all there (RFC 7112), and not looked for in a later one.
+    let chained = |more: u8, length: usize| {
+        let mut payload = vec![60, 0, 0, more, 0, 0, 0, 9, 17, 0, 1, 4, 0, 0, 0, 0];
+        payload.extend_from_slice(&[0x0f, 0xa0, 0, 53, 0, 200, 0x12, 0x34]);
+        payload.extend_from_slice(&[5; 64]);
+        one(&protocol(true, 44, &payload[..8 + length]))
+    };
+    assert_eq!(chained(1, 8), Err(DropReason::FragmentTiny));
+    let Ok(Parsed::Ip(found)) = chained(1, 16) else { panic!() };
+    assert_eq!((found.destination_port, found.transport_offset), (53, 14 + 40 + 16));
+    assert_eq!(
+        found.fragment.map(|piece| piece.end()),
+        Some(16),
+        "the option header is a part of the datagram"
+    );
+    assert!(chained(8, 3).is_ok());
+    let mut long = vec![60, 0, 0, 1, 0, 0, 0, 9, 17, 3, 1, 4];
+    long.resize(8 + 16, 0);
+    assert_eq!(
+        dropped(&protocol(true, 44, &long)),
+        DropReason::FragmentTiny,
+        "an extension header that is cut"
+    );
+    // A fragment of a fragment.
+    for inner in [first, atomic] {
+        assert_eq!(dropped(&udp_behind(&[(44, atomic), (44, inner)])), DropReason::Ipv6Extensions);
+    }
+    assert_eq!(dropped(&udp_behind(&[(44, atomic), (0, pad)])), DropReason::Ipv6Extensions);
 }
 
 #[test]

@@ -122,7 +122,8 @@ impl<C: Clock> Worker<C> {
         (problem, reason): (Problem, DropReason),
         now: Instant64,
     ) {
-        if self.errors.take(now) {
+        // Nobody is told about a later fragment (RFC 1812, 4.3.2.7).
+        if !packet.headers.is_later_fragment() && self.errors.take(now) {
             self.send_error(snapshot, &packet, problem, now);
         }
         self.drop_packet(packet, reason, None, now);
@@ -130,7 +131,7 @@ impl<C: Clock> Worker<C> {
 
     /// Tells the sender of a packet that policy denies it, at most so often: by a reset for TCP, by an ICMP error for the rest.
     pub(super) fn reject(&mut self, snapshot: &Snapshot, packet: &Packet, now: Instant64) {
-        if !self.errors.take(now) {
+        if packet.headers.is_later_fragment() || !self.errors.take(now) {
             return;
         }
         match packet.headers.transport {

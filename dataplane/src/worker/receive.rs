@@ -183,6 +183,9 @@ impl<C: Clock> Worker<C> {
 
     /// A packet for one of the gateway's own addresses: ping is answered, nothing else is listened to.
     fn for_gateway(&mut self, mut packet: Packet, kind: PortKind, now: Instant64) {
+        if packet.headers.fragment.is_some() {
+            return self.drop_packet(packet, DropReason::Fragment, None, now);
+        }
         packet.trim_padding();
         if !icmp::echo_reply(packet.frames.data_mut(&self.region), &packet.headers) {
             return self.drop_packet(packet, DropReason::NoRoute, None, now);

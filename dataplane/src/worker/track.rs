@@ -76,7 +76,7 @@ impl<C: Clock> Worker<C> {
 
     /// The entry of a connection, unless its time is over: then it ends here, and what comes is judged for itself.
     #[inline]
-    fn find_live(&mut self, hash: u64, key: &FlowKey, now: Instant64) -> Option<FlowId> {
+    pub(super) fn find_live(&mut self, hash: u64, key: &FlowKey, now: Instant64) -> Option<FlowId> {
         let id = self.flows.find(hash, key)?;
         if self.flows.is_expired(id, now) {
             self.flows.expire(id);
@@ -147,7 +147,12 @@ impl<C: Clock> Worker<C> {
 
     /// Judges a connection again, in its original direction, once for each generation. An error ends its packet, and mostly
     /// the connection too. `side` is the direction of a packet of its own, whose receiver may have to be told.
-    fn revalidate(&mut self, snapshot: &Snapshot, id: FlowId, side: Option<Side>) -> Result<(), Refusal> {
+    pub(super) fn revalidate(
+        &mut self,
+        snapshot: &Snapshot,
+        id: FlowId,
+        side: Option<Side>,
+    ) -> Result<(), Refusal> {
         let keep = self.settings.established == Established::Keep;
         let Some(flow) = self.flows.get(id) else { return Err(DropReason::PortGone.into()) };
         if flow.generation == snapshot.generation {
