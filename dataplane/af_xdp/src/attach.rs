@@ -6,6 +6,10 @@
 //! next start takes the link over from its pin, without a gap. Objects are only reached by their pins, never by their
 //! identifiers, which would need CAP_SYS_ADMIN.
 //!
+//! Behind the program stands a barrier: what the program should have taken, and did not see, is dropped before it reaches the
+//! kernel. veth does not run its program on queues that are activated while it is attached. Before Linux 6.6 there is no
+//! barrier: then such queues pass their packets to the kernel until somebody notices ([`Attachment::renew`]).
+//!
 //! Taking over: the pinned maps are used again if they have the right shape, the new sockets are put in, and a freshly
 //! loaded program replaces the attached one in the same link. A pinned link to a device that is gone (even if one of the
 //! same name exists now) is removed.
@@ -33,6 +37,7 @@ const MIN_QUEUES: u32 = 64;
 pub struct Attachment {
     interface: Interface,
     link: Link,
+    barrier: Option<Link>,
     sockets: SocketMap,
     addresses: Option<AddressMap>,
     pins: Option<Pins>,
@@ -77,6 +82,7 @@ impl Attachment {
             }
         };
         let program = steering::load(&socket_map, address_map.as_ref())?;
+        let (barrier, new_barrier) = raise_barrier(interface, address_map.as_ref(), pins)?;
         let link = match old {
             Some(link) => {
                 link.update(program.as_fd()).map_err(|e| bpf_error("replacing the attached program", e))?;
@@ -99,10 +105,15 @@ impl Attachment {
             if !taken_over {
                 repin(pins.link(), link.as_fd())?;
             }
+            match &barrier {
+                Some(barrier) if new_barrier => repin(pins.barrier(), barrier.as_fd())?,
+                _ => {}
+            }
         }
         let attachment = Attachment {
             interface: interface.clone(),
             link,
+            barrier,
             sockets: socket_map,
             addresses: address_map,
             pins: pins.cloned(),
@@ -130,9 +141,25 @@ impl Attachment {
         self.taken_over
     }
 
+    /// Is what the program does not see kept from the kernel? False before Linux 6.6.
+    pub fn barred(&self) -> bool {
+        self.barrier.is_some()
+    }
+
     /// Does the program handle packets of several buffers? Without it the MTU is limited to about 3498.
     pub fn frags(&self) -> bool {
         self.frags
+    }
+
+    /// Puts the program on the device's queues once more. To be called when queues were activated: the program of a veth is
+    /// not run on these. Afterwards it is, and drops what they bring until they have sockets.
+    ///
+    /// # Errors
+    /// [`Error::Bpf`] with the kernel's answer.
+    pub fn renew(&self) -> Result<(), Error> {
+        // The same program again would be nothing to do for the kernel, so it is loaded anew.
+        let program = steering::load(&self.sockets, self.addresses.as_ref())?;
+        self.link.update(program.as_fd()).map_err(|e| bpf_error("renewing the attached program", e))
     }
 
     /// Puts a socket that was opened again into the table.
@@ -191,19 +218,38 @@ impl Attachment {
     /// # Errors
     /// [`Error::Pin`] or [`Error::Bpf`] if that failed; the rest is done nevertheless. A device that is gone is no error.
     pub fn detach(self) -> Result<(), Error> {
-        let detached = match self.link.detach() {
+        let name = self.interface.name();
+        let gone = |error: &std::io::Error| matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV));
+        let detach = |link: Link| match link.detach() {
             // The device is gone, and the link with it.
-            Err(error)
-                if error.raw_os_error() == Some(libc::EINVAL)
-                    || error.raw_os_error() == Some(libc::ENODEV) =>
-            {
-                Ok(())
-            }
-            result => result
-                .map_err(|e| bpf_error(format!("detaching the program of {}", self.interface.name()), e)),
+            Err(error) if gone(&error) => Ok(()),
+            result => result.map_err(|e| bpf_error(format!("detaching a program of {name}"), e)),
         };
+        let detached = detach(self.link).and(self.barrier.map_or(Ok(()), detach));
         let removed = self.pins.as_ref().map_or(Ok(()), Pins::remove);
         detached.and(removed)
+    }
+}
+
+/// Attaches the barrier, or puts a fresh one in the place of that which is pinned. True if its link is new; none where the
+/// kernel has no tcx hooks.
+fn raise_barrier(
+    interface: &Interface,
+    addresses: Option<&AddressMap>,
+    pins: Option<&Pins>,
+) -> Result<(Option<Link>, bool), Error> {
+    let failed =
+        |e| bpf_error(format!("attaching the barrier behind the program of {}", interface.name()), e);
+    let program = steering::load_barrier(addresses)?;
+    let pinned = pins.map_or(Ok(None), |pins| pins.barrier().open())?;
+    if let Some(link) = pinned.and_then(|fd| Link::adopt_tcx(fd, interface.index())) {
+        link.update(program.as_fd()).map_err(failed)?;
+        return Ok((Some(link), false));
+    }
+    match Link::create_tcx(program.as_fd(), interface.index()) {
+        Ok(link) => Ok((Some(link), true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((None, false)),
+        Err(error) => Err(failed(error)),
     }
 }
 

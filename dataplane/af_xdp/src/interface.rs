@@ -1,4 +1,4 @@
-//! Network devices: name, index and the number of active receive queues.
+//! Network devices: name, index and the number of active queues.
 //!
 //! Everything is looked up in the network namespace of the calling thread.
 
@@ -15,6 +15,16 @@ use crate::mmap::check;
 pub struct Interface {
     name: String,
     index: u32,
+}
+
+/// How many queues of a device are active now: queues 0 to n - 1 of each direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveQueues {
+    /// Queues that may receive packets, each of which needs a socket. At least 1.
+    pub receive: u32,
+    /// Queues that may transmit: the socket of a queue beyond these receives alone, its transmit calls fail with ENXIO.
+    /// At least 1.
+    pub transmit: u32,
 }
 
 /// `ETHTOOL_GCHANNELS`, include/uapi/linux/ethtool.h.
@@ -64,23 +74,37 @@ impl Interface {
 
     /// How many receive queues are active now: queues 0 to n - 1 may receive packets. At least 1.
     ///
+    /// # Errors
+    /// As [`Interface::active_queues`].
+    pub fn rx_queues(&self) -> Result<u32, Error> {
+        self.active_queues().map(|queues| queues.receive)
+    }
+
+    /// How many queues are active now, in each direction. It may change at any time (`ethtool -L`); asking takes
+    /// microseconds.
+    ///
     /// Asks ethtool, and sysfs for drivers that do not answer it.
     ///
     /// # Errors
     /// [`Error::QueuesUnknown`] if neither says it.
-    pub fn rx_queues(&self) -> Result<u32, Error> {
-        let unknown = |source| Error::QueuesUnknown { interface: self.name.clone(), source };
-        match self.channels() {
-            // Drivers count a pair of queues as combined, single ones as rx; both may be used at once.
-            Ok(channels) => match channels.rx_count.saturating_add(channels.combined_count) {
-                0 => Err(unknown(io::ErrorKind::InvalidData.into())),
-                queues => Ok(queues),
-            },
-            Err(source) => match self.queues_in_sysfs() {
-                Some(queues) if queues > 0 => Ok(queues),
-                _ => Err(unknown(source)),
-            },
+    pub fn active_queues(&self) -> Result<ActiveQueues, Error> {
+        let queues = match self.channels() {
+            // Drivers count a pair of queues as combined, single ones as rx and tx; both may be used at once.
+            Ok(channels) => Ok(ActiveQueues {
+                receive: channels.rx_count.saturating_add(channels.combined_count),
+                transmit: channels.tx_count.saturating_add(channels.combined_count),
+            }),
+            Err(source) => self.queues_in_sysfs().ok_or(source),
+        };
+        match queues {
+            Ok(queues) if queues.receive > 0 && queues.transmit > 0 => Ok(queues),
+            Ok(_) => Err(self.queues_unknown(io::ErrorKind::InvalidData.into())),
+            Err(source) => Err(self.queues_unknown(source)),
         }
+    }
+
+    fn queues_unknown(&self, source: io::Error) -> Error {
+        Error::QueuesUnknown { interface: self.name.clone(), source }
     }
 
     fn channels(&self) -> io::Result<EthtoolChannels> {
@@ -102,7 +126,7 @@ impl Interface {
         Ok(channels)
     }
 
-    fn queues_in_sysfs(&self) -> Option<u32> {
+    fn queues_in_sysfs(&self) -> Option<ActiveQueues> {
         let folder = format!("/sys/class/net/{}", self.name);
         // sysfs shows the namespace in which it was mounted: another device of this name must not answer.
         let index = std::fs::read_to_string(format!("{folder}/ifindex")).ok()?;
@@ -110,8 +134,10 @@ impl Interface {
             return None;
         }
         let entries = std::fs::read_dir(format!("{folder}/queues")).ok()?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        u32::try_from(names.filter(|name| name.starts_with("rx-")).count()).ok()
+        let names: Vec<String> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        let count = |prefix| u32::try_from(names.iter().filter(|name| name.starts_with(prefix)).count()).ok();
+        Some(ActiveQueues { receive: count("rx-")?, transmit: count("tx-")? })
     }
 }
 

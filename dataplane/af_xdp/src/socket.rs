@@ -91,6 +91,18 @@ pub struct Statistics {
     pub tx_ring_empty: u64,
 }
 
+impl Statistics {
+    /// Adds those of another socket.
+    pub fn add(&mut self, other: &Statistics) {
+        self.rx_dropped += other.rx_dropped;
+        self.rx_invalid_descriptors += other.rx_invalid_descriptors;
+        self.tx_invalid_descriptors += other.tx_invalid_descriptors;
+        self.rx_ring_full += other.rx_ring_full;
+        self.rx_fill_ring_empty += other.rx_fill_ring_empty;
+        self.tx_ring_empty += other.tx_ring_empty;
+    }
+}
+
 /// A bound socket: receive, transmit, and the frames it holds. Used by one thread at a time.
 ///
 /// [`Socket::close`] gives all its frames back. Dropping it instead loses them for the region.

@@ -188,7 +188,8 @@ fn pins_of_a_device_that_is_gone_are_replaced() {
         let mut port = gateway.port("p0", &SMALL, Some(&pins));
         let attachment = port.attachment.take().unwrap();
         assert!(!attachment.taken_over());
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "link and map");
+        let kept = 2 + usize::from(attachment.barred());
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), kept, "link, map and barrier");
         lab.ping(0, 1);
         let mut count = 0;
         eventually("packets", || {

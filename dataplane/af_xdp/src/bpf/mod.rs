@@ -146,7 +146,7 @@ impl Pin {
     }
 }
 
-/// Where the objects of one attachment are pinned: files `<name>-link`, `<name>-sockets` and `<name>-addresses` in a folder
+/// Where the objects of one attachment are pinned: files `<name>-link`, `-barrier`, `-sockets` and `-addresses` in a folder
 /// of a bpf file system ([`bpffs::ensure`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pins {
@@ -188,17 +188,22 @@ impl Pins {
         self.file("addresses")
     }
 
+    pub(crate) fn barrier(&self) -> Pin {
+        self.file("barrier")
+    }
+
     fn file(&self, kind: &str) -> Pin {
         Pin::at(self.folder.join(format!("{}-{kind}", self.name)))
     }
 
-    /// Removes all pins. A link that nobody holds is detached by this; the link goes first, so that nothing is attached
-    /// whose map is gone.
+    /// Removes all pins. A link that nobody holds is detached by this; links go first, so that nothing is attached whose map
+    /// is gone.
     ///
     /// # Errors
     /// [`Error::Pin`] if a file is there and cannot be removed.
     pub fn remove(&self) -> Result<(), Error> {
         self.link().remove()?;
+        self.barrier().remove()?;
         self.sockets().remove()?;
         self.addresses().remove()
     }

@@ -65,3 +65,20 @@ int uplink(struct xdp_md *ctx)
 		return XDP_PASS;
 	return bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_DROP);
 }
+
+/* Behind each of them, at the device's tcx hook, its barrier: what comes here was passed by the program above, or never seen by
+ * it. veth runs XDP on the queues that were active when the program was attached; those that are activated later pass everything.
+ */
+SEC("tcx/ingress")
+int pod_barrier(struct __sk_buff *skb)
+{
+	return TCX_DROP;
+}
+
+SEC("tcx/ingress")
+int uplink_barrier(struct __sk_buff *skb)
+{
+	/* As `uplink`, with skb->data and skb->data_end, TCX_NEXT for XDP_PASS and TCX_DROP for the redirect; and a packet whose
+	 * VLAN tag is in skb->vlan_present is none of ours, as it is none while the tag is in the packet.
+	 */
+}
