@@ -86,6 +86,7 @@ impl Gateway {
             ports.push(Some(PortEntry {
                 kind: PortKind::Pod,
                 worker: WorkerId(0),
+                spread: 0,
                 mac,
                 peer_mac: [2, 0xbb, 0, 0, 0, number as u8],
                 mtu: 1500,

@@ -137,6 +137,9 @@ pub struct PortStatus {
     pub mac: Option<String>,
     /// The workers of its queues, in order.
     pub workers: Vec<u8>,
+    /// How often the number of its queues has changed while it was open. Each time it was opened anew.
+    #[serde(default)]
+    pub queue_changes: u32,
     /// Whether it passes packets.
     pub state: PortState,
     /// Why it does not.
@@ -355,20 +358,24 @@ pub fn print_ports(ports: &[PortStatus], console: &mut Console, indent: &str) ->
     if ports.is_empty() {
         return console.line(format!("{indent}none"));
     }
-    let mut table = Table::new(&["interface", "kind", "pod", "addresses", "worker", "state"]);
+    let mut table = Table::new(&["interface", "kind", "pod", "addresses", "worker", "queues", "state"]);
     for port in ports {
         let state = match (port.state, &port.detail) {
-            (PortState::Up, _) => ("up".to_owned(), Some(Tone::Good)),
+            (PortState::Up, _) => (with_queue_changes("up", port.queue_changes), Some(Tone::Good)),
             (PortState::Closed, detail) => (with_detail("closed", detail.as_deref()), Some(Tone::Bad)),
             (PortState::Down, detail) => (with_detail("down", detail.as_deref()), Some(Tone::Bad)),
         };
         let plain = |text: String| (if text.is_empty() { "-".to_owned() } else { text }, None);
+        let mut workers = port.workers.clone();
+        workers.sort_unstable();
+        workers.dedup();
         table.toned([
             plain(port.interface.clone()),
             plain(port.kind.clone()),
             plain(port.pod.clone().unwrap_or_default()),
             plain(join(&port.addresses)),
-            plain(join(&port.workers)),
+            plain(join(&workers)),
+            plain(if port.workers.is_empty() { String::new() } else { port.workers.len().to_string() }),
             state,
         ]);
     }
@@ -377,6 +384,14 @@ pub fn print_ports(ports: &[PortStatus], console: &mut Console, indent: &str) ->
 
 fn with_detail(word: &str, detail: Option<&str>) -> String {
     detail.map_or_else(|| word.to_owned(), |detail| format!("{word}: {detail}"))
+}
+
+fn with_queue_changes(word: &str, changes: u32) -> String {
+    match changes {
+        0 => word.to_owned(),
+        1 => format!("{word}, queues changed once"),
+        times => format!("{word}, queues changed {times} times"),
+    }
 }
 
 fn join(items: &[impl ToString]) -> String {

@@ -16,6 +16,7 @@
 
 mod in_force;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -291,8 +292,9 @@ impl Engine {
         self.publisher.waiting()
     }
 
-    /// Gives a port to a worker. A snapshot with its entry may be published before or after: without one its packets are
-    /// dropped.
+    /// Gives a port, or a share of its queues, to a worker. A snapshot with its entry may be published before or after: without
+    /// one its packets are dropped. A port that is attached again in other shares must wait until the snapshot that says so is
+    /// in force: [`crate::port::Shares`] says why.
     ///
     /// # Errors
     /// [`EngineError::WorkerGone`]; the port is lost with its frames then, as is the worker.
@@ -306,8 +308,8 @@ impl Engine {
         self.tell(worker, Command::Attach(id, kind, port))
     }
 
-    /// Takes a port back from its worker, to be closed. `None` if the worker did not have it. Publish a snapshot without
-    /// the port first.
+    /// Takes a port, or its share of one, back from a worker, to be closed. `None` if the worker did not have it. Publish a
+    /// snapshot without the port first, unless it comes back: until then its packets are dropped as `port_gone`.
     ///
     /// # Errors
     /// [`EngineError::WorkerGone`].
@@ -317,17 +319,17 @@ impl Engine {
         answer.recv_timeout(ANSWER).map_err(|_| EngineError::WorkerGone(worker))
     }
 
-    /// The devices' own counters. Costs each worker a system call a socket.
-    pub fn port_statistics(&mut self) -> Vec<(PortId, Statistics)> {
+    /// The devices' own counters, by port. Costs each worker a system call a socket.
+    pub fn port_statistics(&mut self) -> BTreeMap<PortId, Statistics> {
         let (reply, answer) = mpsc::channel();
         for number in 0..self.running.len() {
             // A dead worker's ports have nothing more to say.
             let _ = self.tell(WorkerId(number as u8), Command::Statistics(reply.clone()));
         }
         drop(reply);
-        let mut all = Vec::new();
-        while let Ok(some) = answer.recv_timeout(ANSWER) {
-            all.extend(some);
+        let mut all: BTreeMap<PortId, Statistics> = BTreeMap::new();
+        while let Ok(shares) = answer.recv_timeout(ANSWER) {
+            shares.iter().for_each(|(port, share)| all.entry(*port).or_default().add(share));
         }
         all
     }

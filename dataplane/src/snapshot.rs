@@ -53,8 +53,11 @@ pub struct Delivery {
 pub struct PortEntry {
     /// What is behind it.
     pub kind: PortKind,
-    /// Who receives from it and sends to it.
+    /// Who receives from it and sends to it. If its queues are spread, the worker of its first queue, which sends for those
+    /// that have none.
     pub worker: WorkerId,
+    /// How many workers, from the first on, have queues of it; 0 if `worker` has all.
+    pub spread: u8,
     /// The gateway's MAC address on it.
     pub mac: Mac,
     /// MAC address of the other end: the pod's or the host stack's interface; of no meaning for an uplink.
@@ -67,6 +70,16 @@ pub struct PortEntry {
     pub addresses: Box<[IpAddr]>,
     /// For a pod port the pod's identity.
     pub identity: u32,
+}
+
+impl PortEntry {
+    /// Who sends by this port what `worker` has ready: itself if it has queues here, otherwise the worker of the first one.
+    /// It follows from the entry alone, so that the packets of a flow, which have one owner, leave by one queue.
+    #[inline]
+    #[must_use]
+    pub fn sender_for(&self, worker: WorkerId) -> WorkerId {
+        if worker.0 < self.spread { worker } else { self.worker }
+    }
 }
 
 /// The node's own addresses, those of its kernel and of its Node object.
@@ -238,11 +251,11 @@ impl Snapshot {
         self.host.into_iter().try_for_each(|port| there("the host", port))?;
         self.direct.routes.iter().try_for_each(|route| there("a direct route", route.port))?;
         for (number, entry) in self.ports.iter().enumerate() {
-            if let Some(entry) = entry
-                && usize::from(entry.worker.0) >= workers
-            {
+            let Some(entry) = entry else { continue };
+            let last = WorkerId(entry.worker.0.max(entry.spread.saturating_sub(1)));
+            if usize::from(last.0) >= workers {
                 let port = PortId(number as u16);
-                return Err(Inconsistent::Worker { port, worker: entry.worker, workers });
+                return Err(Inconsistent::Worker { port, worker: last, workers });
             }
         }
         Ok(())
@@ -293,6 +306,30 @@ mod tests {
         snapshot.host = None;
         snapshot.deliveries = vec![Delivery::default(); 7].into();
         assert!(matches!(snapshot.check(1), Err(Inconsistent::Deliveries { deliveries: 7, .. })));
+    }
+
+    #[test]
+    fn a_worker_with_queues_sends_itself_and_the_others_by_the_first() {
+        let mut entry = PortEntry {
+            kind: PortKind::Uplink,
+            worker: WorkerId(0),
+            spread: 2,
+            mac: [2; 6],
+            peer_mac: [4; 6],
+            mtu: 1500,
+            closed: false,
+            addresses: Box::default(),
+            identity: 0,
+        };
+        let senders = |entry: &PortEntry| [0, 1, 2, 3].map(|worker| entry.sender_for(WorkerId(worker)).0);
+        assert_eq!(senders(&entry), [0, 1, 0, 0]);
+        let mut snapshot = Snapshot::closed();
+        snapshot.ports = vec![Some(entry.clone())].into();
+        assert_eq!(snapshot.check(2), Ok(()));
+        let missing = Inconsistent::Worker { port: PortId(0), worker: WorkerId(1), workers: 1 };
+        assert_eq!(snapshot.check(1), Err(missing));
+        (entry.worker, entry.spread) = (WorkerId(2), 0);
+        assert_eq!(senders(&entry), [2; 4]);
     }
 
     #[test]

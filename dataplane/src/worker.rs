@@ -1,4 +1,4 @@
-//! A worker: one thread on one core, the only owner of its ports and its connections.
+//! A worker: one thread on one core, the only owner of its queues and its connections.
 //!
 //! [`Worker::turn`] is the way of a packet, a stage a line, over a batch. It pins one snapshot, so that a batch sees one
 //! generation of everything, and leaves nothing behind: every packet it took is sent, dropped by name, consumed, or with
@@ -11,7 +11,8 @@
 //! - A packet leaves only along the entry of a connection that the policy in force admits, or as an answer of the
 //!   gateway's own. What is unknown is dropped.
 //! - Nothing here locks, allocates or makes a system call, but for one kick a port and one wake-up a worker and turn.
-//! - A connection's packets stay in order: one owner sees them all, and rings between workers keep the order.
+//! - A connection's packets stay in order: one owner sees them all and sends them by one queue, and rings between workers
+//!   keep the order. [`crate::port::Shares`] says whose a queue is, and why the order holds.
 //!
 //! What breaks if changed: were a packet looked up at the worker that received it rather than at its owner, a reply could
 //! overtake the request that opens its connection, and be dropped as a stray.
@@ -444,7 +445,7 @@ impl<C: Clock> Worker<C> {
         if busy || !drained { Activity::Busy } else { Activity::Idle }
     }
 
-    /// Takes a port over. It receives from the next turn on.
+    /// Takes a port over, or a share of its queues. It receives from the next turn on.
     pub fn attach(&mut self, id: PortId, kind: PortKind, mut port: Box<dyn Port>) {
         port.refill(&mut self.pool);
         let place = usize::from(id.0);
@@ -457,7 +458,7 @@ impl<C: Clock> Worker<C> {
         self.batch.reserve(self.settings.batch.saturating_mul(self.ports.len() + self.exchange.peers()));
     }
 
-    /// Gives a port back. What it still held comes with it; packets on their way to it are dropped as `port_gone`.
+    /// Gives a port or its share of one back. What it still held comes with it; packets on their way to it are dropped as `port_gone`.
     pub fn detach(&mut self, id: PortId) -> Option<Box<dyn Port>> {
         let place = self.ports.iter().position(|attached| attached.id == id)?;
         let attached = self.ports.swap_remove(place);

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use af_xdp::twin::Sent;
-use af_xdp::{Abilities, FramePool, Region};
+use af_xdp::{Abilities, ActiveQueues, FramePool, Region};
 use podgate_config::model::{Cluster, ObjectName};
 use podgate_control::compiler::{Compiled, Limits, Scope, compile};
 use podgate_dataplane::clock::{Clock, Instant64, VirtualClock};
@@ -19,7 +19,7 @@ use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::flow::{Charge, FlowCounts};
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
-use podgate_dataplane::port::{MemoryPort, MemoryWire};
+use podgate_dataplane::port::{MemoryPort, MemoryWire, Shares};
 use podgate_dataplane::record::DropRecord;
 use podgate_dataplane::snapshot::{
     Delivery, DirectRoute, DirectRoutes, Mac, NodeAddresses, PortEntry, Snapshot,
@@ -42,8 +42,9 @@ pub const OUTSIDE_V6: &str = "2001:db8::/32";
 
 struct Wired {
     kind: PortKind,
-    worker: WorkerId,
-    wire: MemoryWire,
+    shares: Shares,
+    /// By queue.
+    wires: Vec<MemoryWire>,
     /// For a pod port.
     pod: Option<(ObjectName, u32)>,
     closed: bool,
@@ -124,15 +125,69 @@ impl Rig {
                 .map(|text| text.parse().expect("an address"))
                 .to_vec(),
         };
-        rig.wire(HOST, PortKind::Host, WorkerId(0), None);
-        rig.wire(UPLINK, PortKind::Uplink, WorkerId(count - 1), None);
+        rig.wire(HOST, PortKind::Host, Shares::whole(WorkerId(0)), None);
+        rig.wire(UPLINK, PortKind::Uplink, Shares::whole(WorkerId(count - 1)), None);
         rig
     }
 
-    fn wire(&mut self, id: PortId, kind: PortKind, worker: WorkerId, pod: Option<(ObjectName, u32)>) {
-        let (port, wire) = MemoryPort::new(&self.region, RING, Abilities::new(true, true)).expect("a port");
-        self.workers[usize::from(worker.0)].attach(id, kind, Box::new(port));
-        self.ports.insert(id, Wired { kind, worker, wire, pod, closed: false });
+    /// Wires a port with one queue for each worker that has a share of it.
+    fn wire(&mut self, id: PortId, kind: PortKind, shares: Shares, pod: Option<(ObjectName, u32)>) {
+        let mut wires = Vec::new();
+        for worker in shares.workers() {
+            let (port, wire) =
+                MemoryPort::new(&self.region, RING, Abilities::new(true, true)).expect("a port");
+            self.workers[usize::from(worker.0)].attach(id, kind, Box::new(port));
+            wires.push(wire);
+        }
+        self.ports.insert(id, Wired { kind, shares, wires, pod, closed: false });
+    }
+
+    fn unwire(&mut self, id: PortId) -> Wired {
+        let wired = self.ports.remove(&id).expect("a port");
+        for worker in wired.shares.workers() {
+            let port = self.workers[usize::from(worker.0)].detach(id).expect("the worker has it");
+            for frame in port.close() {
+                // The next port is filled from a worker's pool: as on a node, nothing gets less by coming and going.
+                self.commons.push(frame).expect("the commons have room for all");
+            }
+        }
+        wired
+    }
+
+    /// Gives the uplink this many queues, spread over the workers, one for each at most. What was in its rings is lost.
+    /// Publish before packets arrive, as on a node.
+    ///
+    /// # Panics
+    /// If the uplink is away.
+    pub fn set_uplink_queues(&mut self, count: u8) {
+        let count = u32::from(count).min(self.workers.len() as u32);
+        let queues = ActiveQueues { receive: count, transmit: count };
+        let last = WorkerId(self.workers.len() as u8 - 1);
+        let shares = Shares::spread_over(queues, self.workers.len(), last);
+        self.unwire(UPLINK);
+        self.wire(UPLINK, PortKind::Uplink, shares, None);
+    }
+
+    /// How many queues a port has.
+    ///
+    /// # Panics
+    /// If there is no such port.
+    #[must_use]
+    pub fn queues(&self, port: PortId) -> usize {
+        self.ports.get(&port).expect("a port").wires.len()
+    }
+
+    /// The queue that the device puts a frame into: the same for all of a flow. It hashes addresses and ports, as far as they
+    /// are there.
+    #[must_use]
+    pub fn queue_of(&self, port: PortId, frame: &[u8]) -> usize {
+        let hashed = if frame.get(12) == Some(&8) { 26..38 } else { 22..58 };
+        let sum = frame
+            .iter()
+            .take(hashed.end)
+            .skip(hashed.start)
+            .fold(17usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+        sum % self.queues(port)
     }
 
     /// Gives a pod a port on a worker. Publish afterwards.
@@ -140,7 +195,7 @@ impl Rig {
         self.identities += 1;
         // Never the number of a port that was.
         let id = PortId(self.identities as u16 + 1);
-        self.wire(id, PortKind::Pod, worker, Some((pod.clone(), self.identities)));
+        self.wire(id, PortKind::Pod, Shares::whole(worker), Some((pod.clone(), self.identities)));
         id
     }
 
@@ -149,12 +204,7 @@ impl Rig {
     /// # Panics
     /// If there is no such port.
     pub fn remove_pod(&mut self, id: PortId) {
-        let wired = self.ports.remove(&id).expect("a port");
-        let port = self.workers[usize::from(wired.worker.0)].detach(id).expect("the worker has it");
-        for frame in port.close() {
-            // The next port is filled from a worker's pool: as on a node, nothing gets less by coming and going.
-            self.commons.push(frame).expect("the commons have room for all");
-        }
+        self.unwire(id);
     }
 
     /// Takes a pod's port away and gives it another one on the same worker: the same pod, whose device was opened anew.
@@ -163,11 +213,9 @@ impl Rig {
     /// # Panics
     /// If there is no such port.
     pub fn replug_pod(&mut self, id: PortId) -> PortId {
-        let (worker, pod) =
-            self.ports.get(&id).map(|wired| (wired.worker, wired.pod.clone())).expect("a port");
         let next = PortId(self.ports.keys().last().map_or(0, |last| last.0 + 1));
-        self.remove_pod(id);
-        self.wire(next, PortKind::Pod, worker, pod);
+        let Wired { shares, pod, .. } = self.unwire(id);
+        self.wire(next, PortKind::Pod, shares, pod);
         next
     }
 
@@ -236,7 +284,8 @@ impl Rig {
             };
             ports[usize::from(id.0)] = Some(PortEntry {
                 kind: wired.kind,
-                worker: wired.worker,
+                worker: wired.shares.home(),
+                spread: wired.shares.spread(),
                 mac: gateway_mac(*id),
                 peer_mac: peer_mac(*id),
                 mtu: MTU,
@@ -276,12 +325,20 @@ impl Rig {
         self.clock.advance(by);
     }
 
-    /// A frame arrives on a port. False if there was no room.
+    /// A frame arrives on a port, by the queue that its flow has. False if there was no room.
     ///
     /// # Panics
     /// If there is no such port.
     pub fn deliver(&mut self, port: PortId, frame: &[u8]) -> bool {
-        self.ports.get_mut(&port).expect("a port").wire.deliver(frame)
+        self.deliver_by(port, self.queue_of(port, frame), frame)
+    }
+
+    /// A frame arrives on a port by this queue. False if there was no room.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub fn deliver_by(&mut self, port: PortId, queue: usize, frame: &[u8]) -> bool {
+        self.ports.get_mut(&port).expect("a port").wires[queue].deliver(frame)
     }
 
     /// The same, of a frame that lies in these buffers.
@@ -289,7 +346,8 @@ impl Rig {
     /// # Panics
     /// If there is no such port.
     pub fn deliver_parts(&mut self, port: PortId, parts: &[&[u8]]) -> bool {
-        self.ports.get_mut(&port).expect("a port").wire.deliver_parts(parts.iter().copied())
+        let queue = self.queue_of(port, &parts.concat());
+        self.ports.get_mut(&port).expect("a port").wires[queue].deliver_parts(parts.iter().copied())
     }
 
     /// Has one worker take one turn.
@@ -321,8 +379,19 @@ impl Rig {
 
     /// What came out of the ports since the last call.
     pub fn take(&mut self) -> Vec<(PortId, Sent)> {
-        let ports = self.ports.iter_mut();
-        ports.flat_map(|(id, wired)| wired.wire.take().into_iter().map(|sent| (*id, sent))).collect()
+        let ports: Vec<PortId> = self.ports.keys().copied().collect();
+        ports
+            .into_iter()
+            .flat_map(|id| self.take_by_queue(id).into_iter().flatten().map(move |sent| (id, sent)))
+            .collect()
+    }
+
+    /// What came out of each queue of a port since the last call.
+    ///
+    /// # Panics
+    /// If there is no such port.
+    pub fn take_by_queue(&mut self, port: PortId) -> Vec<Vec<Sent>> {
+        self.ports.get_mut(&port).expect("a port").wires.iter_mut().map(MemoryWire::take).collect()
     }
 
     /// Counters of all workers together.

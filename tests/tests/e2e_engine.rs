@@ -87,6 +87,7 @@ impl Gateway {
         let entry = PortEntry {
             kind: PortKind::Pod,
             worker,
+            spread: 0,
             mac: mac(&own),
             peer_mac: [2, 0, 0, 0, 1, id.0 as u8],
             mtu: 1500,

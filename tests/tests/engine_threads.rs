@@ -1,7 +1,7 @@
 //! The engine on real threads, over ports in memory: what the one-threaded rig cannot show.
 //!
-//! Traffic flows both ways all the time while snapshots are published by the hundred and a third pod's port comes and
-//! goes. Nothing may be lost but what is dropped by name: packets of a flow arrive in order, a published generation gets in
+//! Traffic flows both ways all the time while snapshots are published by the hundred, a third pod's port comes and goes, and
+//! an uplink's queues are one worker's or spread over all by turns. Nothing may be lost but what is dropped by name: packets of a flow arrive in order, a published generation gets in
 //! force, counters balance when the traffic pauses, and after a stop in the middle of traffic every frame is back.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use af_xdp::{Abilities, FrameLedger, Region};
+use af_xdp::{Abilities, ActiveQueues, FrameLedger, Region};
 use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_control::compiler::{Limits, Scope, compile};
@@ -18,19 +18,24 @@ use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::policy::PolicyTables;
-use podgate_dataplane::port::{MemoryPort, MemoryWire};
-use podgate_dataplane::snapshot::{Delivery, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
+use podgate_dataplane::port::{MemoryPort, MemoryWire, Shares};
+use podgate_dataplane::snapshot::{Delivery, DirectRoute, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
 use podgate_dataplane::worker::{WorkerSettings, WorkerView};
 use podgate_tests::frames::From;
-use podgate_tests::rig::{gateway_mac, peer_mac};
+use podgate_tests::rig::{ROUTER_MAC, gateway_mac, peer_mac};
 
 const FRAMES: u32 = 4096;
 const GENERATIONS: u64 = 1000;
 /// A turn takes microseconds; a machine that runs other tests beside this one takes its time to give a worker its core.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn address(pod: usize) -> IpAddr {
-    IpAddr::from([10, 244, 0, pod as u8 + 1])
+/// Number of what is behind the uplink, beside the pods' 0 to 2.
+const OUTSIDE: usize = 3;
+/// The uplink's port, which keeps its number.
+const UPLINK: PortId = PortId(0);
+
+fn address(end: usize) -> IpAddr {
+    if end == OUTSIDE { IpAddr::from([192, 0, 2, 7]) } else { IpAddr::from([10, 244, 0, end as u8 + 1]) }
 }
 
 fn tables() -> PolicyTables {
@@ -80,13 +85,18 @@ struct Bench {
     workers: u8,
     tables: PolicyTables,
     pods: [Option<Plugged>; 3],
+    /// The uplink's queues, and whose they are.
+    uplink: Vec<MemoryWire>,
+    shares: Shares,
     next_port: u16,
     generation: u64,
     /// By sender: the number of the next packet.
-    next: [u64; 3],
+    next: [u64; 4],
     /// By receiver and sender: the number of the last packet that came.
-    last: [[u64; 3]; 3],
+    last: [[u64; 4]; 4],
     arrived: u64,
+    /// Of these, by the uplink.
+    arrived_outside: u64,
 }
 
 impl Bench {
@@ -102,15 +112,50 @@ impl Bench {
             workers,
             tables: tables(),
             pods: [None, None, None],
-            next_port: 0,
+            uplink: Vec::new(),
+            shares: Shares::whole(WorkerId(0)),
+            next_port: UPLINK.0 + 1,
             generation: 1,
-            next: [1; 3],
-            last: [[0; 3]; 3],
+            next: [1; 4],
+            last: [[0; 4]; 4],
             arrived: 0,
+            arrived_outside: 0,
         };
         (0..3).for_each(|pod| bench.plug(pod));
         bench.publish();
+        bench.requeue(workers);
         bench
+    }
+
+    /// Attaches the uplink with this many queues, one a worker, after taking it back if it is there: the way in which the
+    /// control side does it.
+    fn requeue(&mut self, queues: u8) {
+        if !self.uplink.is_empty() {
+            for worker in self.shares.workers() {
+                let port = self.engine.detach(UPLINK, worker).unwrap().unwrap();
+                self.ledger.give_back(port.close());
+            }
+            self.uplink.clear();
+        }
+        let count = u32::from(queues);
+        let queues = ActiveQueues { receive: count, transmit: count };
+        self.shares = Shares::spread_over(queues, self.workers.into(), WorkerId(self.workers - 1));
+        self.publish();
+        self.until("the new shares are in force", |bench| {
+            bench.engine.generation_in_force() == bench.engine.generation_published()
+        });
+        let (mut ports, mut wires) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (port, wire) = MemoryPort::new(&self.region, 64, Abilities::new(true, true)).unwrap();
+            ports.push(port);
+            wires.push(wire);
+        }
+        for (worker, share) in self.shares.share_out(ports) {
+            for port in share {
+                self.engine.attach(UPLINK, PortKind::Uplink, worker, Box::new(port)).unwrap();
+            }
+        }
+        self.uplink = wires;
     }
 
     fn worker_of(&self, pod: usize) -> WorkerId {
@@ -145,6 +190,7 @@ impl Bench {
             ports[usize::from(id.0)] = Some(PortEntry {
                 kind: PortKind::Pod,
                 worker: self.worker_of(pod),
+                spread: 0,
                 mac: gateway_mac(*id),
                 peer_mac: peer_mac(*id),
                 mtu: 1500,
@@ -153,6 +199,20 @@ impl Bench {
                 identity: *identity,
             });
         }
+        let entry = PortEntry {
+            kind: PortKind::Uplink,
+            worker: self.shares.home(),
+            spread: self.shares.spread(),
+            mac: gateway_mac(UPLINK),
+            peer_mac: [0; 6],
+            mtu: 1500,
+            closed: false,
+            addresses: Box::default(),
+            identity: 0,
+        };
+        ports[usize::from(UPLINK.0)] = Some(entry);
+        let outside = address(OUTSIDE);
+        let route = DirectRoute { network: outside.into(), port: UPLINK, via: None };
         Snapshot {
             generation: self.generation,
             synced: true,
@@ -161,7 +221,7 @@ impl Bench {
             ports: ports.into(),
             host: None,
             node: NodeAddresses::default(),
-            direct: DirectRoutes::default(),
+            direct: DirectRoutes::new([route], [((UPLINK, outside), ROUTER_MAC)]),
         }
     }
 
@@ -178,17 +238,27 @@ impl Bench {
         }
     }
 
-    /// Each pod sends some packets to each other pod, and what came is looked at.
+    /// Each pod sends some packets to each other pod and to the outside, which answers, and what came is looked at.
     fn traffic(&mut self) {
-        for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 1)] {
-            let Some(plugged) = &mut self.pods[from] else { continue };
+        for (from, to) in
+            [(0, 1), (1, 0), (0, 2), (2, 1), (0, OUTSIDE), (1, OUTSIDE), (OUTSIDE, 0), (OUTSIDE, 1)]
+        {
+            let (port, wire) = match self.pods.get_mut(from) {
+                Some(Some(plugged)) => (plugged.id, &mut plugged.wire),
+                Some(None) => continue,
+                None => {
+                    // As a card does, all of a flow by one queue.
+                    let queue = to % self.uplink.len();
+                    (UPLINK, &mut self.uplink[queue])
+                }
+            };
             for _ in 0..4 {
                 let number = self.next[from];
-                let sender = From::new(plugged.id, address(from), address(to));
+                let sender = From::new(port, address(from), address(to));
                 let mut payload = [0; 9];
                 payload[0] = from as u8;
                 payload[1..].copy_from_slice(&number.to_be_bytes());
-                if plugged.wire.deliver(&sender.udp(1000, 1000, &payload)) {
+                if wire.deliver(&sender.udp(1000, 1000, &payload)) {
                     self.next[from] += 1;
                 }
             }
@@ -197,15 +267,18 @@ impl Bench {
     }
 
     fn take(&mut self) {
-        for (receiver, plugged) in self.pods.iter_mut().enumerate() {
-            for sent in plugged.iter_mut().flat_map(|plugged| plugged.wire.take()) {
+        let pods = self.pods.iter_mut().enumerate();
+        let pods = pods.filter_map(|(number, plugged)| Some((number, &mut plugged.as_mut()?.wire)));
+        for (receiver, wire) in pods.chain(self.uplink.iter_mut().map(|wire| (OUTSIDE, wire))) {
+            for sent in wire.take() {
                 let payload = &sent.bytes[42..];
                 let sender = usize::from(payload[0]);
                 let number = u64::from_be_bytes(payload[1..9].try_into().unwrap());
                 let last = &mut self.last[receiver][sender];
-                assert!(number > *last, "pod {receiver} got {number} of pod {sender} after {last}");
+                assert!(number > *last, "{receiver} got {number} of {sender} after {last}");
                 *last = number;
                 self.arrived += 1;
+                self.arrived_outside += u64::from(receiver == OUTSIDE);
             }
         }
     }
@@ -237,6 +310,8 @@ fn run(workers: u8, idle: Idle) {
         bench.publish();
         match bench.generation % 50 {
             20 => bench.unplug(2),
+            30 => bench.requeue(1),
+            10 => bench.requeue(workers),
             40 => {
                 bench.plug(2);
                 bench.publish();
@@ -257,6 +332,7 @@ fn run(workers: u8, idle: Idle) {
         received(&before) == received(&now) && now.imbalance() == 0
     });
     assert!(bench.arrived > GENERATIONS, "only {} packets arrived", bench.arrived);
+    assert!(bench.arrived_outside > GENERATIONS / 4, "only {} arrived outside", bench.arrived_outside);
     assert!(bench.engine.dead_workers().is_empty());
     bench.until("old snapshots come back", |bench| {
         bench.engine.collect();

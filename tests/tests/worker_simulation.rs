@@ -484,6 +484,11 @@ impl Simulation {
                     self.publish();
                 }
             }
+            3 if self.choices.chance(20) => {
+                // As on a node: no packet arrives until all workers know whose the queues are.
+                self.rig.set_uplink_queues(1 + self.choices.below(usize::from(self.workers)) as u8);
+                self.publish();
+            }
             3 => self.rig.advance(Duration::from_secs(self.choices.below(200) as u64)),
             _ => self.traffic(),
         }

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use podgate_dataplane::af_xdp::{
-    self, Attachment, FrameLedger, Interface, Pins, Region, SocketConfig, Steering, Umem,
+    self, ActiveQueues, Attachment, FrameLedger, Interface, Pins, Region, Socket, SocketConfig, Steering,
+    Umem,
 };
-use podgate_dataplane::port::AfXdpPort;
 
 use crate::ports::wires::ANCHOR;
 
@@ -36,12 +36,12 @@ pub enum Steer {
 
 /// An open device.
 pub struct Device {
-    /// For the worker.
-    pub port: AfXdpPort,
+    /// For the workers, one for each receive queue, in order.
+    pub sockets: Vec<Socket>,
     /// Keeps the program attached; dropped without detaching, the device stays shut.
     pub attachment: Attachment,
-    /// How many queues it has.
-    pub queues: usize,
+    /// The queues that were active when it was opened.
+    pub queues: ActiveQueues,
 }
 
 /// Why a device cannot be opened.
@@ -133,6 +133,8 @@ impl Devices {
         zero_copy: bool,
         pool: &mut af_xdp::FramePool,
     ) -> Result<Device, af_xdp::Error> {
+        // Asked first: if there are more by the time that the sockets are there, this is what is noticed later.
+        let queues = device.active_queues()?;
         let sockets = af_xdp::open_all(&self.umem, device, zero_copy, &self.config, pool)?;
         let steering = match steer {
             Steer::Everything => Steering::Everything,
@@ -140,19 +142,7 @@ impl Devices {
         };
         let pins = Pins::new(&self.pins, device.name());
         match Attachment::attach(device, steering, &sockets, Some(&pins)) {
-            Ok(attachment) => {
-                let queues = sockets.len();
-                match AfXdpPort::new(sockets) {
-                    Some(port) => Ok(Device { port, attachment, queues }),
-                    // `attach` refuses a device without sockets.
-                    None => Err(af_xdp::Error::QueuesUnbound {
-                        interface: device.name().to_owned(),
-                        active: 0,
-                        bound: 0,
-                        missing: Vec::new(),
-                    }),
-                }
-            }
+            Ok(attachment) => Ok(Device { sockets, attachment, queues }),
             Err(error) => {
                 for socket in sockets {
                     self.ledger.give_back(socket.close());

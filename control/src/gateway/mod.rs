@@ -12,7 +12,7 @@
 //! is ever half applied. A kernel event that changes nothing that packets depend on publishes nothing.
 //!
 //! [`resolve`](mod@resolve) says whose an address is, [`identity`] tells a pod from its successor, [`kernel`] follows what
-//! the node's kernel knows, [`ports`] what is wanted and open, [`history`] what each generation was made of, and
+//! the node's kernel knows, [`ports`] what is wanted and open, `survey` what has changed about it, [`history`] what each generation was made of, and
 //! [`handle`] is how others ask.
 
 pub mod devices;
@@ -27,6 +27,7 @@ pub mod publish;
 pub mod report;
 pub mod resolve;
 pub mod snapshot;
+mod survey;
 mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,6 +114,9 @@ pub struct Gateway {
     settle: Option<Instant>,
     next_tick: Instant,
     next_retry: Instant,
+    next_survey: Instant,
+    /// Ports whose ends have been looked at, counted on.
+    surveyed: usize,
     /// When something was published last.
     published: Instant,
     /// The sources' objects changed, or the ports' identities.
@@ -168,6 +172,10 @@ impl Gateway {
         if self.next_retry <= Instant::now() {
             self.next_retry = Instant::now() + RETRY;
             self.open_missing().await;
+        }
+        if self.next_survey <= Instant::now() {
+            self.survey().await;
+            self.next_survey = Instant::now() + survey::INTERVAL;
         }
         self.collect();
         let in_force = self.engine.generation_in_force();

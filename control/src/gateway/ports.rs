@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use podgate_config::model::ObjectName;
-use podgate_dataplane::af_xdp::Attachment;
+use podgate_dataplane::af_xdp::{ActiveQueues, Attachment};
 use podgate_dataplane::packet::{PortKind, WorkerId};
+use podgate_dataplane::port::Shares;
 use podgate_dataplane::snapshot::{Mac, PortEntry};
 
 use super::resolve::PodPort;
@@ -57,16 +58,34 @@ pub struct Open {
     pub id: u16,
     /// Index of its interface.
     pub index: u32,
-    /// Who serves it.
-    pub worker: WorkerId,
-    /// The gateway's MAC address on it.
-    pub mac: Mac,
-    /// That of the other end.
-    pub peer_mac: Mac,
-    /// Largest IP packet.
-    pub mtu: u16,
+    /// Its queues, each with a socket.
+    pub queues: ActiveQueues,
+    /// Who serves them.
+    pub shares: Shares,
+    /// What the kernel says of the device.
+    pub ends: Ends,
     /// Its steering program.
     pub attachment: Attachment,
+}
+
+/// What is known of the two ends of a device, and may change while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// The gateway's MAC address on it.
+    pub mac: Mac,
+    /// That of the other end; of no meaning for an uplink.
+    pub peer_mac: Mac,
+    /// Largest IP packet that may leave by it.
+    pub mtu: u16,
+}
+
+/// What a port keeps when its device is opened anew: connections refer to its number, and follow from its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    /// Its number.
+    pub id: u16,
+    /// Who had its queues.
+    pub shares: Shares,
 }
 
 /// A port that is wanted.
@@ -75,6 +94,10 @@ pub struct Wanted {
     pub purpose: Purpose,
     /// Open, or why not.
     pub state: Result<Open, String>,
+    /// Its place while it is not open for a moment.
+    pub seat: Option<Seat>,
+    /// How often the number of its queues has changed while it was open.
+    pub queue_changes: u32,
 }
 
 /// Why a port cannot be added.
@@ -186,7 +209,8 @@ impl PortTable {
                 }
             }
         }
-        self.ports.insert(interface.to_owned(), Wanted { purpose, state: Err("not opened yet".to_owned()) });
+        let state = Err("not opened yet".to_owned());
+        self.ports.insert(interface.to_owned(), Wanted { purpose, state, seat: None, queue_changes: 0 });
         Ok(true)
     }
 
@@ -255,7 +279,8 @@ impl PortTable {
     /// A number that no port has, and that was not used lately: packets under way still carry the old ones. `None` if all
     /// are in use.
     pub fn free_id(&mut self) -> Option<u16> {
-        let used: BTreeSet<u16> = self.open().map(|(_, _, open)| open.id).collect();
+        let kept = self.ports.values().filter_map(|wanted| wanted.seat.map(|seat| seat.id));
+        let used: BTreeSet<u16> = self.open().map(|(_, _, open)| open.id).chain(kept).collect();
         for _ in 0..MAX_PORTS {
             let id = self.next;
             self.next = (self.next + 1) % MAX_PORTS;
@@ -266,14 +291,16 @@ impl PortTable {
         None
     }
 
-    /// The worker with the fewest ports. The host port counts like any: what it carries is not known, and were it to count for
+    /// The worker with the fewest ports, or shares of them. The host port counts like any: what it carries is not known, and were it to count for
     /// more, two pods could share one worker while another has the idle host port alone.
     #[must_use]
     pub fn least_loaded(&self, workers: usize) -> WorkerId {
         let mut load = vec![0usize; workers.max(1)];
         for (_, _, open) in self.open() {
-            if let Some(load) = load.get_mut(usize::from(open.worker.0)) {
-                *load += 1;
+            for worker in open.shares.workers() {
+                if let Some(load) = load.get_mut(usize::from(worker.0)) {
+                    *load += 1;
+                }
             }
         }
         let least = load.iter().enumerate().min_by_key(|(_, load)| **load).map_or(0, |(worker, _)| worker);
@@ -292,10 +319,11 @@ impl PortTable {
         for (_, purpose, open) in self.open() {
             let mut entry = PortEntry {
                 kind: purpose.kind(),
-                worker: open.worker,
-                mac: open.mac,
-                peer_mac: open.peer_mac,
-                mtu: open.mtu,
+                worker: open.shares.home(),
+                spread: open.shares.spread(),
+                mac: open.ends.mac,
+                peer_mac: open.ends.peer_mac,
+                mtu: open.ends.mtu,
                 closed: false,
                 addresses: Box::default(),
                 identity: 0,
@@ -341,8 +369,11 @@ pub fn status_of(interface: &str, wanted: &Wanted, closed: &BTreeMap<ObjectName,
         id: open.map(|open| open.id),
         pod: pod.map(ToString::to_string),
         addresses,
-        mac: open.map(|open| format_mac(open.peer_mac)),
-        workers: open.map(|open| vec![open.worker.0]).unwrap_or_default(),
+        mac: open.map(|open| format_mac(open.ends.peer_mac)),
+        workers: open
+            .map(|open| (0..open.queues.receive).map(|queue| open.shares.owner(queue).0).collect())
+            .unwrap_or_default(),
+        queue_changes: wanted.queue_changes,
         state,
         detail,
         flows: PortFlows::default(),

@@ -98,6 +98,7 @@ mod tests {
         let entry = PortEntry {
             kind: PortKind::Pod,
             worker: WorkerId(0),
+            spread: 0,
             mac: [2; 6],
             peer_mac: [4; 6],
             mtu: 1500,

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use podgate_dataplane::af_xdp;
+use podgate_dataplane::af_xdp::{self, Socket};
 use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
 use podgate_dataplane::packet::{PortId, PortKind};
+use podgate_dataplane::port::{AfXdpPort, Shares};
 use podgate_dataplane::snapshot::{DirectRoute, Mac, Snapshot};
 use podgate_dataplane::worker::{Deny, Established, WorkerSettings};
 use tokio::sync::{mpsc, watch};
@@ -18,10 +19,11 @@ use super::devices::{Device, Devices, Steer};
 use super::handle::{DropFeed, GatewayHandle, InForce};
 use super::kernel::{KernelView, NextHop};
 use super::options::Options;
-use super::ports::{self, Open, PortTable, Purpose};
+use super::ports::{self, Ends, Open, PortTable, Purpose, Seat, Wanted};
 use super::publish::Publisher;
+use super::survey;
 use super::{Gateway, Waiting};
-use crate::netlink::{LinkSettings, NeighbourKind, Netlink, NetlinkError, Nexthop, Route, Watch};
+use crate::netlink::{Link, LinkSettings, NeighbourKind, Netlink, NetlinkError, Nexthop, Route, Watch};
 use crate::ports::file::PortFile;
 use crate::ports::wires::{self, HOST_GATEWAY, HOST_KERNEL, WireError};
 use crate::source::SourceState;
@@ -32,6 +34,9 @@ const ASKS_AHEAD: usize = 64;
 
 /// Frames that a worker begins with, beyond those in its ports' rings.
 const WORKER_FRAMES: usize = 4096;
+
+/// How long workers may take to obey before a port is given to them in other shares.
+const PATIENCE_ATTACHING: Duration = Duration::from_millis(200);
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +132,8 @@ impl Gateway {
             published: Instant::now(),
             recompile: false,
             source_lives: true,
+            next_survey: Instant::now() + survey::INTERVAL,
+            surveyed: 0,
             resolving: BTreeSet::new(),
             steered: BTreeMap::new(),
             started: Instant::now(),
@@ -191,13 +198,18 @@ impl Gateway {
         if wanted.state.is_ok() {
             return;
         }
-        let purpose = wanted.purpose.clone();
+        let (purpose, seat) = (wanted.purpose.clone(), wanted.seat);
         let before = wanted.state.as_ref().err().cloned();
-        let state = self.try_open(interface, &purpose).await;
+        let (state, sockets) = match self.try_open(interface, &purpose, seat).await {
+            Ok((open, sockets)) => (Ok(open), sockets),
+            Err(reason) => (Err(reason), Vec::new()),
+        };
         match &state {
             Ok(open) => {
                 let kept = open.attachment.taken_over();
-                tracing::info!(interface, kind = %purpose.kind(), worker = %open.worker, kept, "port is open");
+                let workers: Vec<u8> = open.shares.workers().map(|worker| worker.0).collect();
+                let queues = open.queues.receive;
+                tracing::info!(interface, kind = %purpose.kind(), ?workers, queues, kept, "port is open");
             }
             Err(reason) if before.as_ref() == Some(reason) => {}
             Err(reason) => tracing::warn!(interface, kind = %purpose.kind(), reason, "port is not open"),
@@ -206,37 +218,40 @@ impl Gateway {
             // A new host pair has no routes, a new uplink no addresses.
             self.steered.clear();
         }
+        let shares = state.as_ref().ok().map(|open| open.shares);
         if let Some(wanted) = self.ports.get_mut(interface) {
             wanted.state = state;
         }
+        let Some(shares) = shares else { return };
+        if seat.is_some_and(|seat| seat.shares != shares) {
+            // What is under way by the old shares ends before anything goes by the new ones: so flows stay in order.
+            self.publish().await;
+            self.until_in_force().await;
+        }
+        if let Err(error) = self.attach(interface, sockets)
+            && let Some(wanted) = self.ports.get_mut(interface)
+        {
+            tracing::error!(interface, %error, "port is not open");
+            wanted.state = Err(error.to_string());
+        }
     }
 
-    async fn try_open(&mut self, interface: &str, purpose: &Purpose) -> Result<Open, String> {
+    async fn try_open(
+        &mut self,
+        interface: &str,
+        purpose: &Purpose,
+        seat: Option<Seat>,
+    ) -> Result<(Open, Vec<Socket>), String> {
         let link = self.netlink.link(interface).await.map_err(|error| error.to_string())?;
         let link = link.ok_or("there is no interface of this name in the gateway's network namespace")?;
-        let mac = link.mac.ok_or("the interface is no Ethernet device")?;
-        let peer = match purpose {
-            Purpose::Uplink => None,
-            Purpose::Pod { .. } | Purpose::Host => self.netlink.veth_peer(&link).await.unwrap_or_default(),
-        };
-        let told = match purpose {
-            Purpose::Pod { mac, .. } => *mac,
-            _ => None,
-        };
-        let peer_mac = told.or_else(|| peer.as_ref()?.mac);
-        let peer_mac = match purpose {
-            Purpose::Uplink => Mac::default(),
-            _ => peer_mac.ok_or(
-                "the MAC address of the interface's other end cannot be found out (is it a veth pair?); say it with --mac",
-            )?,
-        };
-        // What is larger than this end's MTU is dropped by veth without a word.
-        let mtu = peer.map_or(link.mtu, |peer| peer.mtu.max(link.mtu));
-        let settings = LinkSettings { up: Some(true), mtu: (mtu != link.mtu).then_some(mtu), mac: None };
-        self.netlink.set_link(link.index, settings).await.map_err(|error| error.to_string())?;
+        self.netlink.set_up(link.index).await.map_err(|error| error.to_string())?;
+        let ends = self.ends(&link, purpose).await?;
 
-        let id = self.ports.free_id().ok_or("all port numbers are in use")?;
-        let worker = self.ports.least_loaded(self.options.cores.len());
+        let id = seat.map(|seat| seat.id).or_else(|| self.ports.free_id());
+        let id = id.ok_or("all port numbers are in use")?;
+        let workers = self.options.cores.len();
+        // The owners of a pod's connections follow from its worker, so it stays.
+        let single = seat.map_or_else(|| self.ports.least_loaded(workers), |seat| seat.shares.home());
         let steer = match purpose {
             Purpose::Uplink => Steer::Addresses(Vec::new()),
             _ => Steer::Everything,
@@ -248,12 +263,68 @@ impl Gateway {
             self.engine.reclaim_frames(self.devices.ledger(), needed);
             self.devices.open(interface, &steer, zero_copy)
         });
-        let Device { port, attachment, .. } = opened.map_err(|error| error.to_string())?;
-        self.engine
-            .attach(PortId(id), purpose.kind(), worker, Box::new(port))
-            .map_err(|error| error.to_string())?;
-        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-        Ok(Open { id, index: link.index, worker, mac, peer_mac, mtu, attachment })
+        let Device { sockets, attachment, queues } = opened.map_err(|error| error.to_string())?;
+        let shares = match purpose {
+            Purpose::Uplink => Shares::spread_over(queues, workers, single),
+            _ => Shares::whole(single),
+        };
+        Ok((Open { id, index: link.index, queues, shares, ends, attachment }, sockets))
+    }
+
+    /// What the kernel says of both ends of a device. Raises this end's MTU if the other end's is larger: what is larger than
+    /// this end's is dropped by veth without a word.
+    pub(super) async fn ends(&self, link: &Link, purpose: &Purpose) -> Result<Ends, String> {
+        let mac = link.mac.ok_or("the interface is no Ethernet device")?;
+        let of_link = |mtu| u16::try_from(mtu).unwrap_or(u16::MAX);
+        let told = match purpose {
+            Purpose::Uplink => return Ok(Ends { mac, peer_mac: Mac::default(), mtu: of_link(link.mtu) }),
+            Purpose::Host => None,
+            Purpose::Pod { mac, .. } => *mac,
+        };
+        let peer = self.netlink.veth_peer(link).await.unwrap_or_default();
+        let peer_mac = told.or_else(|| peer.as_ref()?.mac).ok_or(
+            "the MAC address of the interface's other end cannot be found out (is it a veth pair?); say it with --mac",
+        )?;
+        let mtu = peer.map_or(link.mtu, |peer| peer.mtu);
+        if mtu > link.mtu {
+            let settings = LinkSettings { mtu: Some(mtu), ..LinkSettings::default() };
+            self.netlink.set_link(link.index, settings).await.map_err(|error| error.to_string())?;
+        }
+        Ok(Ends { mac, peer_mac, mtu: of_link(mtu) })
+    }
+
+    /// Gives the sockets of a port that is open to its workers.
+    fn attach(&mut self, interface: &str, sockets: Vec<Socket>) -> Result<(), EngineError> {
+        let Some(Wanted { purpose, state: Ok(open), seat, .. }) = self.ports.get_mut(interface) else {
+            return Ok(());
+        };
+        *seat = None;
+        let (id, kind) = (PortId(open.id), purpose.kind());
+        for (worker, share) in open.shares.share_out(sockets) {
+            if let Some(port) = AfXdpPort::new(share) {
+                self.engine.attach(id, kind, worker, Box::new(port))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until what was published is in force, but not for a worker that is stuck.
+    async fn until_in_force(&mut self) {
+        let end = Instant::now() + PATIENCE_ATTACHING;
+        while self.engine.generation_in_force() < self.engine.generation_published() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Opens a port anew, in its place: its connections go on. Its program stays on the device meanwhile and drops.
+    pub(super) async fn reopen(&mut self, interface: &str, why: String) {
+        let Some(wanted) = self.ports.get_mut(interface) else { return };
+        let Ok(open) = std::mem::replace(&mut wanted.state, Err(why)) else { return };
+        wanted.seat = Some(Seat { id: open.id, shares: open.shares });
+        self.take_port_back(&open);
+        drop(open);
+        self.open(interface).await;
+        self.note(false);
     }
 
     /// A device went away: its port stays wanted, its frames come back.
@@ -309,16 +380,17 @@ impl Gateway {
         }
     }
 
-    /// Gets a port back from its worker and its frames back to the ledger.
+    /// Gets a port back from its workers and its frames back to the ledger.
     fn take_port_back(&mut self, open: &Open) {
-        let devices = &mut self.devices;
-        match self.engine.detach(PortId(open.id), open.worker) {
-            Ok(Some(port)) => {
-                let frames = tokio::task::block_in_place(|| port.close());
-                devices.ledger().give_back(frames);
+        for worker in open.shares.workers() {
+            match self.engine.detach(PortId(open.id), worker) {
+                Ok(Some(port)) => {
+                    let frames = tokio::task::block_in_place(|| port.close());
+                    self.devices.ledger().give_back(frames);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "the port's frames are lost until the next start"),
             }
-            Ok(None) => {}
-            Err(error) => tracing::error!(%error, "the port's frames are lost until the next start"),
         }
     }
 
@@ -408,7 +480,7 @@ impl Gateway {
                     if let Err(error) = netlink.add_route(&route).await {
                         tracing::error!(interface, %error, "no route to the pod");
                     }
-                    let neighbour = NeighbourKind::Permanent(open.peer_mac);
+                    let neighbour = NeighbourKind::Permanent(open.ends.peer_mac);
                     if let Err(error) = netlink.set_neighbour(open.index, *address, neighbour).await {
                         tracing::error!(interface, %error, "no neighbour for the pod");
                     }

@@ -1,4 +1,4 @@
-//! A device over AF_XDP, all its queues together.
+//! A device over AF_XDP: all its queues together, or one worker's share of them.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -6,18 +6,21 @@ use af_xdp::{Abilities, Frame, FrameChain, FramePool, Kick, Refused, Socket, Sta
 
 use super::Port;
 
-/// All sockets of one device. Transmits on the first queue: order is kept, and one kick serves a batch.
+/// Sockets of one device. Transmits on the first queue: order is kept, and one kick serves a batch.
 pub struct AfXdpPort {
     first: Socket,
     others: Vec<Socket>,
+    /// Which of the sockets may take of the next batch first: a busy queue must not keep the others from theirs.
+    turn: usize,
 }
 
 impl AfXdpPort {
-    /// Takes the sockets of one device, as [`af_xdp::open_all`] gives them. `None` if there is none.
+    /// Takes sockets of one device, in the order of their queues, as [`af_xdp::open_all`] and [`super::Shares::share_out`] give
+    /// them. The first one must be that of a queue that transmits. `None` if there is none.
     #[must_use]
     pub fn new(sockets: Vec<Socket>) -> Option<Self> {
         let mut sockets = sockets.into_iter();
-        Some(Self { first: sockets.next()?, others: sockets.collect() })
+        Some(Self { first: sockets.next()?, others: sockets.collect(), turn: 0 })
     }
 
     fn sockets(&self) -> impl Iterator<Item = &Socket> {
@@ -28,10 +31,15 @@ impl AfXdpPort {
 impl Port for AfXdpPort {
     fn receive(&mut self, max: usize, packets: &mut Vec<FrameChain>) {
         let mut left = max;
-        left -= self.first.receive(left, |packet| packets.push(packet));
-        for socket in &mut self.others {
-            left -= socket.receive(left, |packet| packets.push(packet));
+        let count = 1 + self.others.len();
+        for place in self.turn..self.turn + count {
+            let socket = match (place % count).checked_sub(1) {
+                None => Some(&mut self.first),
+                Some(other) => self.others.get_mut(other),
+            };
+            left -= socket.map_or(0, |socket| socket.receive(left, |packet| packets.push(packet)));
         }
+        self.turn = (self.turn + 1) % count;
     }
 
     fn refill(&mut self, pool: &mut FramePool) {
@@ -65,18 +73,13 @@ impl Port for AfXdpPort {
         let mut sum = Statistics::default();
         // A bound socket answers; one whose device is gone has nothing more to say.
         for one in self.sockets().filter_map(|socket| socket.statistics().ok()) {
-            sum.rx_dropped += one.rx_dropped;
-            sum.rx_invalid_descriptors += one.rx_invalid_descriptors;
-            sum.tx_invalid_descriptors += one.tx_invalid_descriptors;
-            sum.rx_ring_full += one.rx_ring_full;
-            sum.rx_fill_ring_empty += one.rx_fill_ring_empty;
-            sum.tx_ring_empty += one.tx_ring_empty;
+            sum.add(&one);
         }
         sum
     }
 
     fn close(self: Box<Self>) -> Vec<Frame> {
-        let Self { first, others } = *self;
+        let Self { first, others, .. } = *self;
         let mut frames = first.close();
         frames.extend(others.into_iter().flat_map(Socket::close));
         frames

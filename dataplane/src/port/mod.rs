@@ -1,9 +1,9 @@
 //! Ports: where packets come from and go to.
 //!
-//! A [`Port`] is one device with all its queues, in the hands of one worker. The worker calls it once a stage and batch,
-//! never once a packet but to transmit, so that a virtual call costs nothing that could be measured. Implementations: a
-//! device over AF_XDP ([`AfXdpPort`]), rings in memory with a wire at their other end ([`MemoryPort`]), and a capture
-//! file ([`PcapPort`]).
+//! A [`Port`] is one device in the hands of one worker, with all its queues, or with that worker's share of them
+//! ([`Shares`]). The worker calls it once a stage and batch, never once a packet but to transmit, so that a virtual call costs
+//! nothing that could be measured. Implementations: a device over AF_XDP ([`AfXdpPort`]), rings in memory with a wire at their
+//! other end ([`MemoryPort`]), and a capture file ([`PcapPort`]).
 //!
 //! What every implementation guarantees: it never makes or loses a frame. A frame is in the pool, in a packet, or held by
 //! the port, and [`Port::close`] gives back all that it holds.
@@ -11,6 +11,7 @@
 mod device;
 mod memory;
 mod pcap;
+mod shares;
 
 use std::os::fd::BorrowedFd;
 
@@ -19,6 +20,7 @@ use af_xdp::{Abilities, Frame, FrameChain, FramePool, Kick, Refused, Statistics,
 pub use device::AfXdpPort;
 pub use memory::{MemoryPort, MemoryWire};
 pub use pcap::{InvalidCapture, PcapPort};
+pub use shares::Shares;
 
 /// A device as a worker sees it.
 pub trait Port: Send {

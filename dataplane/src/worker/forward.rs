@@ -38,7 +38,7 @@ impl<C: Clock> Worker<C> {
 
     /// Sends a finished packet by a port, whosever it is.
     fn dispatch(&mut self, snapshot: &Snapshot, packet: Packet, port: PortId, now: Instant64) {
-        let worker = snapshot.port(port).map_or(self.id, |entry| entry.worker);
+        let worker = snapshot.port(port).map_or(self.id, |entry| entry.sender_for(self.id));
         if worker == self.id {
             return self.send(packet, port, now);
         }

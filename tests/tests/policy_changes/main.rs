@@ -206,6 +206,7 @@ impl Observer {
             ports[usize::from(port.0)] = Some(PortEntry {
                 kind: PortKind::Pod,
                 worker: resident.worker,
+                spread: 0,
                 mac: gateway_mac(port),
                 peer_mac: peer_mac(port),
                 mtu: MTU,

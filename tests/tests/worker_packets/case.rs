@@ -58,6 +58,8 @@ pub struct Case {
     pub b: PortId,
     pub six: bool,
     pub workers: u8,
+    /// Each worker has a queue of the uplink, its own number's.
+    spread: bool,
     pub homes: BTreeMap<PortId, WorkerId>,
     /// By address, of the pods that have a port here.
     pub local: BTreeMap<IpAddr, PortId>,
@@ -82,18 +84,29 @@ pub fn each_mode(case: impl Fn(Case, Established)) {
 
 /// As [`each`], with settings.
 pub fn each_with(settings: &WorkerSettings, case: impl Fn(Case)) {
-    for workers in [1, 2, 3] {
+    // The uplink's queues with the last worker, or one with each.
+    for (workers, spread) in [(1, false), (2, false), (2, true), (3, false), (3, true)] {
         for six in [false, true] {
-            eprintln!("workers {workers}, IPv{}, {:?}", if six { 6 } else { 4 }, settings.established);
-            case(Case::new(workers, six, settings));
+            let family = if six { 6 } else { 4 };
+            eprintln!("workers {workers}, uplink spread: {spread}, IPv{family}, {:?}", settings.established);
+            case(Case::with_uplink(workers, spread, six, settings));
         }
     }
 }
 
 impl Case {
     pub fn new(workers: u8, six: bool, settings: &WorkerSettings) -> Self {
+        Self::with_uplink(workers, false, six, settings)
+    }
+
+    fn with_uplink(workers: u8, spread: bool, six: bool, settings: &WorkerSettings) -> Self {
+        let mut rig = Rig::new(workers, settings);
+        if spread {
+            rig.set_uplink_queues(workers);
+        }
         let mut case = Self {
-            rig: Rig::new(workers, settings),
+            rig,
+            spread,
             cluster: Cluster::default(),
             a: HOST,
             b: HOST,
@@ -212,6 +225,19 @@ impl Case {
         let a_ip = self.a_ip();
         [(self.b, self.b_ip()), (UPLINK, self.outside_ip()), (HOST, self.elsewhere_ip())]
             .map(|(port, peer)| (From::new(self.a, a_ip, peer), From::new(port, peer, a_ip)))
+    }
+
+    /// The worker that receives a frame.
+    pub fn receiver(&self, from: PortId, frame: &[u8]) -> WorkerId {
+        if self.spread && from == UPLINK {
+            return WorkerId(self.rig.queue_of(from, frame) as u8);
+        }
+        self.homes[&from]
+    }
+
+    /// The worker that sends by a port what a worker has ready.
+    pub fn sender(&self, to: PortId, ready: WorkerId) -> WorkerId {
+        if self.spread && to == UPLINK { ready } else { self.homes[&to] }
     }
 
     /// The owner of the connections between two addresses, if a packet has shown it.
@@ -415,7 +441,7 @@ impl Case {
             Outcome::Drops { reason, .. } => self.check_record(&records, from, frame, head, reason),
             _ => {
                 assert_eq!(records, []);
-                self.homes[&from]
+                self.receiver(from, frame)
             }
         };
         for (port, sent) in &sent {

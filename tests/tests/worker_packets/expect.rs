@@ -22,7 +22,7 @@ impl Case {
         sent: &[(PortId, Sent)],
     ) -> Ledger {
         let mut ledger = Ledger::default();
-        let (home, from_kind) = (self.homes[&from], kind(from));
+        let (home, from_kind) = (self.receiver(from, frame), kind(from));
         let hands_over = |ledger: &mut Ledger, from: WorkerId, to: WorkerId| {
             if from != to {
                 ledger.add(Counter::HandedOver(from), 1);
@@ -31,22 +31,26 @@ impl Case {
         };
         ledger.add(Counter::RxPackets(home, from_kind), 1);
         ledger.add(Counter::RxBytes(home, from_kind), frame.len() as i64);
-        for (to, sent) in sent {
-            let there = self.homes[to];
-            ledger.add(Counter::TxPackets(there, kind(*to)), 1);
-            ledger.add(Counter::TxBytes(there, kind(*to)), sent.bytes.len() as i64);
-        }
-        match outcome {
+        let ready = match outcome {
             Outcome::Passes { to } => {
-                let there = self.homes[&to];
                 // The first packets of two pods may not have shown the owner yet; it is one of both ends then.
                 let owner = Facts::of(frame).and_then(|facts| {
                     let pair = facts.quoted(frame).unwrap_or(facts);
                     self.owner(pair.source, pair.destination)
                 });
-                let owner = owner.unwrap_or(there);
-                hands_over(&mut ledger, home, owner);
-                hands_over(&mut ledger, owner, there);
+                owner.unwrap_or(self.homes[&to])
+            }
+            _ => worker,
+        };
+        for (to, sent) in sent {
+            let there = self.sender(*to, ready);
+            ledger.add(Counter::TxPackets(there, kind(*to)), 1);
+            ledger.add(Counter::TxBytes(there, kind(*to)), sent.bytes.len() as i64);
+        }
+        match outcome {
+            Outcome::Passes { to } => {
+                hands_over(&mut ledger, home, ready);
+                hands_over(&mut ledger, ready, self.sender(to, ready));
                 return ledger;
             }
             Outcome::Drops { reason, .. } => {
@@ -63,7 +67,7 @@ impl Case {
         }
         for (to, _) in sent {
             ledger.add(Counter::Generated(worker), 1);
-            hands_over(&mut ledger, worker, self.homes[to]);
+            hands_over(&mut ledger, worker, self.sender(*to, worker));
         }
         ledger
     }

@@ -23,7 +23,7 @@ impl Case {
         assert_eq!(record.reason, reason, "{record:?}");
         assert_eq!((record.time, record.port), (self.rig.now(), from), "{record:?}");
         assert_eq!(record.length as usize, frame.len(), "{record:?}");
-        let home = self.homes[&from];
+        let home = self.receiver(from, frame);
         let said = (record.addresses, record.protocol, (record.source_port, record.destination_port));
         // The generation tells whether the parser let it pass: it belongs to packets.
         if record.generation == 0 {
