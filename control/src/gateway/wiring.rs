@@ -208,8 +208,8 @@ impl Gateway {
             Ok(open) => {
                 let kept = open.attachment.taken_over();
                 let workers: Vec<u8> = open.shares.workers().map(|worker| worker.0).collect();
-                let queues = open.queues.receive;
-                tracing::info!(interface, kind = %purpose.kind(), ?workers, queues, kept, "port is open");
+                let (queues, barred) = (open.queues.receive, open.attachment.barred());
+                tracing::info!(interface, kind = %purpose.kind(), ?workers, queues, kept, barred, "port is open");
             }
             Err(reason) if before.as_ref() == Some(reason) => {}
             Err(reason) => tracing::warn!(interface, kind = %purpose.kind(), reason, "port is not open"),
