@@ -197,6 +197,16 @@ fn with_gateway(cores: &'static [usize], idle: Idle, test: impl FnOnce(&mut Gate
         .unwrap();
 }
 
+/// A process that ends with this, also if the test fails.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn ping(space: &str, address: &str) -> bool {
     try_run(&format!("ip netns exec {space} ping -c 3 -i 0.1 -W 1 {address}")).status.success()
 }
@@ -205,18 +215,20 @@ fn forward_tcp_and_obey(gateway: &mut Gateway, a: &str, b: &str) {
     for address in ["10.244.0.2", "fd00:10:244::2", "169.254.1.1"] {
         assert!(ping(a, address), "{address}: {:?}", gateway.drops());
     }
-    let mut server = std::process::Command::new("ip")
+    let server = std::process::Command::new("ip")
         .args(["netns", "exec", b, "iperf3", "-s"])
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
+    let server = Server(server);
     eventually("iperf3 answers", || {
         try_run(&format!("ip netns exec {a} nc -z -w 1 10.244.0.2 5201")).status.success()
     });
     for address in ["10.244.0.2", "fd00:10:244::2"] {
         let report = run(&format!("ip netns exec {a} iperf3 -c {address} -t 2 -J"));
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap() / 1e9;
+        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+        let rate = rate.unwrap_or_else(|| panic!("{report}")) / 1e9;
         eprintln!("TCP to {address}: {rate:.2} Gb/s");
         assert!(report["end"]["sum_received"]["bytes"].as_f64().unwrap() > 1e6);
     }
@@ -238,8 +250,7 @@ fn forward_tcp_and_obey(gateway: &mut Gateway, a: &str, b: &str) {
     gateway.cluster.policies.clear();
     gateway.publish();
     assert!(ping(a, "10.244.0.2"));
-    server.kill().unwrap();
-    server.wait().unwrap();
+    drop(server);
     std::thread::sleep(Duration::from_millis(50));
     eprintln!("drops: {:?}", gateway.drops());
 }
