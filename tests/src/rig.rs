@@ -63,6 +63,8 @@ pub struct Rig {
     spare: FramePool,
     generation: u64,
     identities: u32,
+    /// The last number that a port was given.
+    port_numbers: u16,
     /// What the last publication was compiled from, and what came out.
     pub compiled: Option<Compiled>,
     /// Whether the sources have synced.
@@ -119,6 +121,7 @@ impl Rig {
             ports: BTreeMap::new(),
             generation: 1,
             identities: 0,
+            port_numbers: UPLINK.0,
             compiled: None,
             synced: true,
             node: ["10.244.255.254", "fd00:10:244::fffe"]
@@ -190,11 +193,16 @@ impl Rig {
         sum % self.queues(port)
     }
 
+    /// Never the number of a port that was.
+    fn next_port(&mut self) -> PortId {
+        self.port_numbers += 1;
+        PortId(self.port_numbers)
+    }
+
     /// Gives a pod a port on a worker. Publish afterwards.
     pub fn add_pod(&mut self, pod: &ObjectName, worker: WorkerId) -> PortId {
         self.identities += 1;
-        // Never the number of a port that was.
-        let id = PortId(self.identities as u16 + 1);
+        let id = self.next_port();
         self.wire(id, PortKind::Pod, Shares::whole(worker), Some((pod.clone(), self.identities)));
         id
     }
@@ -213,7 +221,7 @@ impl Rig {
     /// # Panics
     /// If there is no such port.
     pub fn replug_pod(&mut self, id: PortId) -> PortId {
-        let next = PortId(self.ports.keys().last().map_or(0, |last| last.0 + 1));
+        let next = self.next_port();
         let Wired { shares, pod, .. } = self.unwire(id);
         self.wire(next, PortKind::Pod, shares, pod);
         next
@@ -446,7 +454,7 @@ impl Rig {
 
     /// What is charged to the ports that are there or were, in each worker's table.
     pub fn charges(&self) -> impl Iterator<Item = &Charge> {
-        let last = self.identities as u16 + self.ports.len() as u16 + 2;
+        let last = self.port_numbers;
         self.ends
             .iter()
             .flat_map(move |ends| (0..=last).filter_map(move |port| ends.view.charges.of(PortId(port))))
