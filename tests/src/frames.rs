@@ -200,7 +200,14 @@ pub fn fragments(whole: &[u8], each: usize, id: u32) -> Vec<Vec<u8>> {
 /// If the packet has no such bytes.
 #[must_use]
 pub fn fragment(whole: &[u8], bytes: std::ops::Range<usize>, more: bool, id: u32) -> Vec<u8> {
-    let start = bytes.start as u16;
+    let body = if whole[12..14] == [8, 0] { 34 } else { 54 };
+    piece(whole, (bytes.start as u16, more), id, &whole[body..][bytes])
+}
+
+/// Any bytes as a fragment of a packet, of which only the headers count: they begin at a multiple of 8, with `more` to follow
+/// or not.
+#[must_use]
+pub fn piece(whole: &[u8], (start, more): (u16, bool), id: u32, bytes: &[u8]) -> Vec<u8> {
     let length = bytes.len() as u16;
     let mut frame;
     if whole[12..14] == [8, 0] {
@@ -210,7 +217,6 @@ pub fn fragment(whole: &[u8], bytes: std::ops::Range<usize>, more: bool, id: u32
         frame[20..22].copy_from_slice(&((start / 8) | (u16::from(more) << 13)).to_be_bytes());
         let header = etherparse::Ipv4Header::from_slice(&frame[14..]).expect("a header").0;
         frame[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
-        frame.extend_from_slice(&whole[34..][bytes]);
     } else {
         frame = whole[..54].to_vec();
         let next = std::mem::replace(&mut frame[20], 44);
@@ -218,7 +224,7 @@ pub fn fragment(whole: &[u8], bytes: std::ops::Range<usize>, more: bool, id: u32
         frame.extend_from_slice(&[next, 0]);
         frame.extend_from_slice(&(start | u16::from(more)).to_be_bytes());
         frame.extend_from_slice(&id.to_be_bytes());
-        frame.extend_from_slice(&whole[54..][bytes]);
     }
+    frame.extend_from_slice(bytes);
     frame
 }
