@@ -104,9 +104,12 @@ impl Lab {
         run(&format!(
             "ip -n {gateway} link add p{i} mtu {mtu} {count} type veth peer name eth0 mtu {mtu} {count} netns {pod}"
         ));
-        // No router solicitations, no duplicate address detection: only what the tests send.
+        // No router solicitations, no duplicate address detection. Reports of multicast groups (MLD) cannot be turned off:
+        // one may come in the first seconds, between what the tests send.
         run(&format!("ip netns exec {gateway} sysctl -qw net.ipv6.conf.p{i}.disable_ipv6=1"));
-        run(&format!("ip netns exec {pod} sysctl -qw net.ipv6.conf.eth0.accept_dad=0"));
+        run(&format!(
+            "ip netns exec {pod} sysctl -qw net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.eth0.router_solicitations=0"
+        ));
         run(&format!("ip -n {pod} addr add 10.99.0.{}/24 dev eth0", i + 1));
         run(&format!("ip -n {pod} addr add fd99::{}/64 dev eth0 nodad", i + 1));
         run(&format!("ip -n {pod} link set eth0 address 02:00:00:00:00:{:02x} up", i + 1));
