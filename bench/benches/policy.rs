@@ -85,16 +85,16 @@ fn describe(name: &str, cluster: &Cluster, compiled: &Compiled) {
         let slots = cluster.pods.values().flat_map(|pod| &pod.addresses);
         let counts: Vec<usize> = slots
             .filter_map(|address| tables.lookup(*address))
-            .map(|(_, slot)| compiled.origins.isolating(direction(slot)).count())
+            .map(|(_, slot)| compiled.compiler.isolating(direction(slot)).len())
             .collect();
         counts.iter().sum::<usize>() as f64 / counts.len().max(1) as f64
     };
     println!(
         "{name}: {:.1} MiB of tables, {} atoms, {} rows, {} programs; policies per pod: {:.1} ingress, {:.1} egress",
         tables.memory_bytes() as f64 / f64::from(1 << 20),
-        tables.atoms(),
-        tables.rows(),
-        compiled.origins.programs(),
+        compiled.compiler.atoms(),
+        compiled.compiler.rows(),
+        compiled.compiler.programs(),
         isolated(|slot| slot.ingress_program),
         isolated(|slot| slot.egress_program),
     );
@@ -150,7 +150,8 @@ fn benches(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("compile/{name}"));
         group.sample_size(10).measurement_time(Duration::from_secs(5));
         group.bench_function("250 local", |bencher| {
-            bencher.iter(|| compile(&cluster, Scope::Pods(&local_names), &limits).map(|c| c.tables.atoms()));
+            bencher
+                .iter(|| compile(&cluster, Scope::Pods(&local_names), &limits).map(|c| c.compiler.atoms()));
         });
         let mut publisher = Publisher::new(PolicyTables::empty());
         group.bench_function("10000 local, and publish", |bencher| {

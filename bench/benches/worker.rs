@@ -16,7 +16,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 use podgate_config::model::pod::Phase;
 use podgate_config::model::{Cluster, ObjectName, Pod};
-use podgate_control::compiler::{Limits, Scope, compile};
+use podgate_control::compiler::{Limits, Scope, compile_for};
 use podgate_dataplane::clock::MonotonicClock;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::port::{MemoryPort, MemoryWire};
@@ -75,14 +75,14 @@ impl Gateway {
             };
             cluster.pods.insert(name, pod);
         }
-        let tables = compile(&cluster, Scope::AllPods, &Limits::default())?.tables.with_hits(1);
-        let mut deliveries = vec![Delivery::default(); tables.slots()];
+        let delivery = |pod: &Pod| {
+            let number = u16::from(pod.addresses.first() == addresses.last());
+            Delivery { identity: u32::from(number) + 1, port: Some(PortId(number)) }
+        };
+        let tables = compile_for(&cluster, Scope::AllPods, &Limits::default(), 1, delivery)?.tables;
         let mut ports = Vec::new();
         for ((number, address), mac) in (0_u16..).zip(addresses).zip(MAC) {
-            let (index, _) = tables.lookup(address).context("a pod")?;
-            let delivery = deliveries.get_mut(index.get()).context("a slot")?;
             let identity = u32::from(number) + 1;
-            *delivery = Delivery { identity, port: Some(PortId(number)) };
             ports.push(Some(PortEntry {
                 kind: PortKind::Pod,
                 worker: WorkerId(0),
@@ -99,7 +99,6 @@ impl Gateway {
             generation: 2,
             synced: true,
             policy: tables,
-            deliveries: deliveries.into(),
             ports: ports.into(),
             host: None,
             node: NodeAddresses::default(),

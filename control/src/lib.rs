@@ -1,7 +1,7 @@
 //! The control side of Podgate: everything that may wait, allocate and fail.
 //!
 //! What the sources say becomes one validated [`podgate_config::model::Cluster`], the compiler makes policy tables
-//! of it, the publisher hands a snapshot of them to the workers, and telemetry and the admin socket tell people
+//! of it and follows its changes ([`live`]), the publisher hands snapshots of them to the workers, and telemetry and the admin socket tell people
 //! what is in force. Nothing here runs on a worker's thread; the data plane never calls back into this crate. If
 //! that broke, a slow disk could stop packets.
 
@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod explain;
 pub mod gateway;
 pub mod lab;
+pub mod live;
 pub mod netlink;
 pub mod ports;
 pub mod source;

@@ -2,16 +2,16 @@
 //!
 //! Objects are taken in the order of sources; of two with the same kind and name the first is kept and the other
 //! reported, so that the answer does not depend on which file was changed last and is the same after a restart.
-//! Everything is merged anew on every change: that is a fraction of what compiling costs, and nothing can be left
-//! over from an earlier state.
+//! [`merge`] takes everything at once and says what does not fit together; a [`Store`] follows the files and says which
+//! objects are others than before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use podgate_config::manifest::{self, Finding, ObjectValue, Severity};
-use podgate_config::model::Cluster;
+use podgate_config::manifest::{self, Finding, Object, ObjectValue, Severity};
+use podgate_config::model::{Cluster, NamespaceName, NodeName, ObjectName, Pod};
 
-use crate::source::FileObjects;
+use crate::source::{FileId, FileObjects};
 
 /// What all sources say together.
 #[derive(Debug, Default)]
@@ -101,6 +101,115 @@ fn locate(mut finding: Finding, places: &Places) -> Finding {
     finding
 }
 
+/// What an object is known by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// A namespace.
+    Namespace(NamespaceName),
+    /// A node.
+    Node(NodeName),
+    /// A policy.
+    Policy(ObjectName),
+    /// A pod.
+    Pod(ObjectName),
+}
+
+impl From<&ObjectValue> for Key {
+    fn from(value: &ObjectValue) -> Self {
+        match value {
+            ObjectValue::Namespace(namespace) => Self::Namespace(namespace.name().clone()),
+            ObjectValue::Pod(pod) => Self::Pod(pod.name.clone()),
+            ObjectValue::Node(node) => Self::Node(node.name.clone()),
+            ObjectValue::NetworkPolicy(policy) => Self::Policy(policy.name.clone()),
+        }
+    }
+}
+
+/// Where an object stands: its file, and its place among the file's objects.
+type Place = (Arc<FileId>, usize);
+
+/// What a file says, one object after the other.
+type Objects = Arc<[Object]>;
+
+/// The objects of all files, file by file.
+#[derive(Debug, Default)]
+pub struct Store {
+    files: BTreeMap<Arc<FileId>, Objects>,
+    /// Where the objects of a name stand; the first counts.
+    places: HashMap<Key, BTreeSet<Place>>,
+}
+
+impl Store {
+    /// Takes over what the files say now, in the order of sources, and gives the names whose objects came, went or are
+    /// others. Files that are the same as before (the same list in memory) are not looked at.
+    pub fn update(&mut self, now: &[FileObjects]) -> BTreeSet<Key> {
+        let mut changed: Vec<(Arc<FileId>, Option<Objects>)> = Vec::new();
+        let mut left: BTreeSet<Arc<FileId>> = self.files.keys().cloned().collect();
+        for file in now {
+            left.remove(&file.id);
+            let known = self.files.get(&file.id);
+            if !known.is_some_and(|known| Arc::ptr_eq(known, &file.objects)) {
+                changed.push((file.id.clone(), Some(file.objects.clone())));
+            }
+        }
+        changed.extend(left.into_iter().map(|gone| (gone, None)));
+
+        let mut before: BTreeMap<Key, Option<(Objects, usize)>> = BTreeMap::new();
+        for (id, objects) in &changed {
+            let old = self.files.get(id).into_iter().flat_map(|objects| objects.iter());
+            for object in old.chain(objects.iter().flat_map(|objects| objects.iter())) {
+                let key = Key::from(&object.value);
+                let found = self.place(&key);
+                before.entry(key).or_insert(found);
+            }
+        }
+        for (id, objects) in changed {
+            let old = match &objects {
+                Some(objects) => self.files.insert(id.clone(), objects.clone()),
+                None => self.files.remove(&id),
+            };
+            for (place, object) in old.iter().flat_map(|objects| objects.iter()).enumerate() {
+                let key = Key::from(&object.value);
+                if let Some(places) = self.places.get_mut(&key) {
+                    places.remove(&(id.clone(), place));
+                    if places.is_empty() {
+                        self.places.remove(&key);
+                    }
+                }
+            }
+            for (place, object) in objects.iter().flat_map(|objects| objects.iter()).enumerate() {
+                self.places.entry(Key::from(&object.value)).or_default().insert((id.clone(), place));
+            }
+        }
+        before.retain(|key, before| {
+            let before = before.as_ref().and_then(|(objects, place)| objects.get(*place));
+            before.map(|object| &object.value) != self.get(key)
+        });
+        before.into_keys().collect()
+    }
+
+    fn place(&self, key: &Key) -> Option<(Objects, usize)> {
+        let (id, place) = self.places.get(key)?.first()?;
+        Some((self.files.get(id)?.clone(), *place))
+    }
+
+    /// The object of this name.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&ObjectValue> {
+        let (id, place) = self.places.get(key)?.first()?;
+        self.files.get(id)?.get(*place).map(|object| &object.value)
+    }
+
+    /// The pod of this name.
+    #[must_use]
+    pub fn pod(&self, name: &ObjectName) -> Option<&Pod> {
+        match self.get(&Key::Pod(name.clone()))? {
+            ObjectValue::Pod(pod) => Some(pod),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use podgate_config::manifest::decode;
@@ -110,12 +219,48 @@ mod tests {
     #[test]
     fn findings_about_all_objects_name_the_file_to_mend() {
         let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {}\n";
-        let objects = decode("a.yaml", text.as_bytes()).objects;
-        let merged = merge(&[FileObjects { file: Arc::from("a.yaml"), objects: objects.into() }]);
+        let merged = merge(&[file("a.yaml", text)]);
         let lines: Vec<String> = merged.findings.iter().map(ToString::to_string).collect();
         assert!(
             lines.iter().any(|line| line.starts_with("a.yaml:1: NetworkPolicy default/p: ")),
             "{lines:?}"
         );
+    }
+
+    fn file(name: &str, text: &str) -> FileObjects {
+        let objects = decode(name, text.as_bytes()).objects.into();
+        FileObjects { id: Arc::new(FileId { root: 0, path: name.into() }), file: Arc::from(name), objects }
+    }
+
+    /// The first file counts; what it does not say any more is the second one's. Nothing else is reported.
+    #[test]
+    fn a_store_says_what_is_another_than_before() {
+        let pod = |name: &str, label: &str| {
+            format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{is: {label}}}}}, spec: {{}}}}\n---\n"
+            )
+        };
+        let key = |name: &str| Key::Pod(ObjectName::parse("default", name).unwrap());
+        let label = |store: &Store, name: &str| {
+            let pod = store.pod(&ObjectName::parse("default", name).unwrap())?;
+            pod.labels.iter().next().map(|(_, value)| value.as_str().to_owned())
+        };
+        let a = file("a.yaml", &[pod("web", "first"), pod("db", "only")].concat());
+        let b = file("b.yaml", &[pod("web", "second"), pod("cache", "only")].concat());
+        let mut store = Store::default();
+        assert_eq!(store.update(&[a.clone(), b.clone()]), [key("cache"), key("db"), key("web")].into());
+        assert_eq!(label(&store, "web").as_deref(), Some("first"));
+        assert_eq!(store.update(&[a.clone(), b.clone()]), BTreeSet::new());
+        // Written anew with the same content, and one object moved within the file.
+        let again = file("a.yaml", &[pod("db", "only"), pod("web", "first")].concat());
+        assert_eq!(store.update(&[again, b.clone()]), BTreeSet::new());
+        let less = file("a.yaml", &pod("db", "other"));
+        assert_eq!(store.update(&[less, b.clone()]), [key("db"), key("web")].into());
+        assert_eq!(label(&store, "web").as_deref(), Some("second"));
+        // The file goes; one that comes before all others hides what they say.
+        assert_eq!(store.update(std::slice::from_ref(&b)), [key("db")].into());
+        let first = file("0.yaml", &pod("cache", "hidden"));
+        assert_eq!(store.update(&[first, b]), [key("cache")].into());
+        assert_eq!((label(&store, "cache").as_deref(), label(&store, "db")), (Some("hidden"), None));
     }
 }

@@ -1,11 +1,9 @@
 //! Everything that workers decide by, published as one value.
 //!
 //! A [`Snapshot`] is made whole by the control side and never changed afterwards. A worker pins one per batch, so all
-//! packets of a batch see one generation of policy, ports and neighbours, never a mixture. Its parts refer to each
-//! other by position ([`Snapshot::deliveries`] runs parallel to the pod tables of [`Snapshot::policy`], ports are found
-//! by [`PortId`]); [`Snapshot::check`] holds that they fit, and the engine publishes nothing that fails it.
-//!
-//! What breaks if changed: a delivery array that is not parallel to the tables sends packets to the wrong pod.
+//! packets of a batch see one generation of policy, ports and neighbours, never a mixture. Its parts refer to ports by
+//! [`PortId`]; [`Snapshot::check`] holds that they are there, and the engine publishes nothing that fails it. A pod's
+//! delivery may name a port that has gone: its packets are dropped by that name.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,6 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::packet::{PortId, PortKind, WorkerId};
+pub use crate::policy::Delivery;
 use crate::policy::{PodIndex, PodSlot, PolicyTables};
 
 /// A MAC address, in the order of the wire.
@@ -26,8 +25,6 @@ pub struct Snapshot {
     pub synced: bool,
     /// The compiled policies.
     pub policy: PolicyTables,
-    /// Who is at each position of the pod tables, and how to reach it: as long as [`PolicyTables::slots`].
-    pub deliveries: Box<[Delivery]>,
     /// By [`PortId`].
     pub ports: Box<[Option<PortEntry>]>,
     /// Where everything goes that is no pod of this node and not in `direct`; `None` drops it.
@@ -36,16 +33,6 @@ pub struct Snapshot {
     pub node: NodeAddresses,
     /// What an uplink reaches directly.
     pub direct: DirectRoutes,
-}
-
-/// Who has a pod address, and where it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Delivery {
-    /// Tells pods apart that have the same address one after the other: unique for each in the life of the process, never
-    /// 0 for a pod.
-    pub identity: u32,
-    /// The pod's port if it is on this node.
-    pub port: Option<PortId>,
 }
 
 /// A port, as packets see it.
@@ -164,14 +151,6 @@ impl DirectRoutes {
 /// Why a snapshot's parts do not fit together: a mistake of whoever built it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Inconsistent {
-    /// The delivery array does not run parallel to the pod tables.
-    #[error("{deliveries} deliveries for {slots} slots of the pod tables")]
-    Deliveries {
-        /// Length of the array.
-        deliveries: usize,
-        /// Slots of the tables.
-        slots: usize,
-    },
     /// Something refers to a port that is not there.
     #[error("{what} refers to port {port}, which is not there")]
     Port {
@@ -196,12 +175,10 @@ impl Snapshot {
     /// A first snapshot for `generation` 1: no pods, no ports, nothing synced, so nothing passes.
     #[must_use]
     pub fn closed() -> Self {
-        let policy = PolicyTables::empty();
         Self {
             generation: 1,
             synced: false,
-            deliveries: vec![Delivery::default(); policy.slots()].into(),
-            policy,
+            policy: PolicyTables::empty(),
             ports: Box::default(),
             host: None,
             node: NodeAddresses::default(),
@@ -221,7 +198,7 @@ impl Snapshot {
     #[inline]
     #[must_use]
     pub fn delivery(&self, index: PodIndex) -> Option<Delivery> {
-        self.deliveries.get(index.get()).copied()
+        self.policy.delivery(index)
     }
 
     /// A port.
@@ -236,18 +213,10 @@ impl Snapshot {
     /// # Errors
     /// The first thing that does not fit.
     pub fn check(&self, workers: usize) -> Result<(), Inconsistent> {
-        let (deliveries, slots) = (self.deliveries.len(), self.policy.slots());
-        if deliveries != slots {
-            return Err(Inconsistent::Deliveries { deliveries, slots });
-        }
         let there = |what, port| match self.port(port) {
             Some(_) => Ok(()),
             None => Err(Inconsistent::Port { what, port }),
         };
-        self.deliveries
-            .iter()
-            .filter_map(|delivery| delivery.port)
-            .try_for_each(|port| there("a pod", port))?;
         self.host.into_iter().try_for_each(|port| there("the host", port))?;
         self.direct.routes.iter().try_for_each(|route| there("a direct route", route.port))?;
         for (number, entry) in self.ports.iter().enumerate() {
@@ -303,9 +272,6 @@ mod tests {
         assert_eq!(snapshot.check(1), Ok(()));
         snapshot.host = Some(PortId(3));
         assert_eq!(snapshot.check(1), Err(Inconsistent::Port { what: "the host", port: PortId(3) }));
-        snapshot.host = None;
-        snapshot.deliveries = vec![Delivery::default(); 7].into();
-        assert!(matches!(snapshot.check(1), Err(Inconsistent::Deliveries { deliveries: 7, .. })));
     }
 
     #[test]

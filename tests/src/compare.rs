@@ -5,12 +5,12 @@
 //! against the oracle's, direction by direction, with who decided and by which policy, rule and peer.
 
 use podgate_config::model::Cluster;
-use podgate_control::compiler::{CompileError, Compiled, Limits, Scope, compile};
+use podgate_control::compiler::{CompileError, Limits, Scope, compile};
 use podgate_control::explain::{
     End as ExplainEnd, Explanation, IpProtocol, MissingPart, Nearest, Outcome, Query, Side as ExplainSide,
     TierName, World,
 };
-use podgate_dataplane::policy::{Question, Tier, Verdict, judge};
+use podgate_dataplane::policy::{PolicyTables, Question, Tier, Verdict, judge};
 
 use crate::generate::{Probe, ProbeEnd};
 use crate::oracle::{Answer, Connection, Direction, End, Oracle, Side};
@@ -19,7 +19,7 @@ use crate::oracle::{Answer, Connection, Direction, End, Oracle, Side};
 pub struct Subject<'a> {
     cluster: &'a Cluster,
     oracle: Oracle<'a>,
-    compiled: Compiled,
+    tables: PolicyTables,
 }
 
 impl<'a> Subject<'a> {
@@ -28,8 +28,13 @@ impl<'a> Subject<'a> {
     /// # Errors
     /// The compiler's.
     pub fn new(cluster: &'a Cluster) -> Result<Self, CompileError> {
-        let compiled = compile(cluster, Scope::AllPods, &Limits::default())?;
-        Ok(Self { cluster, oracle: Oracle::new(cluster), compiled })
+        Ok(Self::compiled(cluster, compile(cluster, Scope::AllPods, &Limits::default())?.tables))
+    }
+
+    /// With tables that somebody else has compiled from it.
+    #[must_use]
+    pub fn compiled(cluster: &'a Cluster, tables: PolicyTables) -> Self {
+        Self { cluster, oracle: Oracle::new(cluster), tables }
     }
 
     /// What the oracle is asked; nothing if the probe names a pod that is not there.
@@ -63,7 +68,7 @@ impl<'a> Subject<'a> {
     /// How the tables differ from this answer, if they do.
     #[must_use]
     pub fn differs_from(&self, c: &Connection<'a>, expected: &Answer<'a>) -> Option<String> {
-        let tables = &self.compiled.tables;
+        let tables = &self.tables;
         for end in [&c.source, &c.destination] {
             let known = tables.lookup(end.address).is_some();
             let owner = self.oracle.party_at(end.address).pod();

@@ -15,6 +15,7 @@ pub mod choices;
 pub mod cluster;
 pub mod compare;
 pub mod conformance;
+pub mod follow;
 pub mod frames;
 pub mod fuzz;
 pub mod generate;

@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use af_xdp::twin::Sent;
 use af_xdp::{Abilities, ActiveQueues, FramePool, Region};
-use podgate_config::model::{Cluster, ObjectName};
-use podgate_control::compiler::{Compiled, Limits, Scope, compile};
+use podgate_config::model::{Cluster, ObjectName, Pod};
+use podgate_control::compiler::Limits;
+use podgate_control::gateway::history::Generations;
 use podgate_dataplane::clock::{Clock, Instant64, VirtualClock};
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::flow::{Charge, FlowCounts};
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
+use podgate_dataplane::policy::PolicyTables;
 use podgate_dataplane::port::{MemoryPort, MemoryWire, Shares};
 use podgate_dataplane::record::DropRecord;
 use podgate_dataplane::snapshot::{
@@ -26,6 +28,8 @@ use podgate_dataplane::snapshot::{
 };
 use podgate_dataplane::worker::{Activity, Commons, Worker, WorkerEnds, WorkerSettings, commons, workers};
 use podgate_rcu::{Publisher, Reader};
+
+use crate::follow::Follower;
 
 /// Frames of a rig's region.
 const FRAMES: u32 = 2048;
@@ -65,8 +69,10 @@ pub struct Rig {
     identities: u32,
     /// The last number that a port was given.
     port_numbers: u16,
-    /// What the last publication was compiled from, and what came out.
-    pub compiled: Option<Compiled>,
+    /// What the last publication judges by.
+    pub tables: Option<PolicyTables>,
+    follower: Follower,
+    generations: Generations,
     /// Whether the sources have synced.
     pub synced: bool,
     /// The node's addresses.
@@ -122,7 +128,9 @@ impl Rig {
             generation: 1,
             identities: 0,
             port_numbers: UPLINK.0,
-            compiled: None,
+            tables: None,
+            follower: Follower::new(Limits::default(), count.into()),
+            generations: Generations::default(),
             synced: true,
             node: ["10.244.255.254", "fd00:10:244::fffe"]
                 .map(|text| text.parse().expect("an address"))
@@ -239,15 +247,35 @@ impl Rig {
     /// # Panics
     /// If the compiler refuses.
     pub fn publish(&mut self, cluster: &Cluster) {
-        let mut compiled = compile(cluster, Scope::AllPods, &Limits::default()).expect("compiles");
-        compiled.tables = compiled.tables.with_hits(self.workers.len());
-        let snapshot = self.snapshot(cluster, &compiled);
+        let numbers: BTreeMap<&ObjectName, u32> = cluster.pods.keys().zip(1_000_000..).collect();
+        let deliveries: BTreeMap<ObjectName, Delivery> = self
+            .ports
+            .iter()
+            .filter_map(|(id, wired)| {
+                let (name, identity) = wired.pod.as_ref()?;
+                Some((name.clone(), Delivery { identity: *identity, port: Some(*id) }))
+            })
+            .collect();
+        // Remote unless a port says otherwise.
+        let remote = |pod: &Pod| Delivery { identity: numbers[&pod.name], port: None };
+        let delivery = |pod: &Pod| deliveries.get(&pod.name).copied().unwrap_or_else(|| remote(pod));
+        let tables = self.follower.follow(cluster, |_| true, delivery).expect("compiles");
+        let snapshot = self.snapshot(cluster, &tables);
         snapshot.check(self.workers.len()).expect("consistent");
-        self.compiled = Some(compiled);
+        self.tables = Some(tables);
         while self.publisher.publish(self.clone_of(&snapshot)).is_err() {
-            self.publisher.collect();
+            self.collect();
         }
-        self.publisher.collect();
+        self.generations.publish(self.generation);
+        self.follower.published(self.generation, self.generations.oldest().unwrap_or(self.generation));
+        self.collect();
+    }
+
+    /// Takes snapshots back that no worker has.
+    fn collect(&mut self) {
+        for snapshot in self.publisher.collect() {
+            self.generations.reclaim(snapshot.generation);
+        }
     }
 
     /// Publishing may be refused, which gives nothing back: make it anew.
@@ -256,7 +284,6 @@ impl Rig {
             generation: snapshot.generation,
             synced: snapshot.synced,
             policy: snapshot.policy.clone(),
-            deliveries: snapshot.deliveries.clone(),
             ports: snapshot.ports.clone(),
             host: snapshot.host,
             node: snapshot.node.clone(),
@@ -264,29 +291,14 @@ impl Rig {
         }
     }
 
-    fn snapshot(&mut self, cluster: &Cluster, compiled: &Compiled) -> Snapshot {
+    fn snapshot(&mut self, cluster: &Cluster, tables: &PolicyTables) -> Snapshot {
         self.generation += 1;
-        let mut deliveries = vec![Delivery::default(); compiled.tables.slots()];
         let mut ports = vec![None; usize::from(self.ports.keys().last().map_or(0, |id| id.0 + 1))];
-        for (number, pod) in cluster.pods.values().filter(|pod| pod.is_subject()).enumerate() {
-            for address in &pod.addresses {
-                if let Some((index, _)) = compiled.tables.lookup(*address) {
-                    // Remote unless a port says otherwise.
-                    deliveries[index.get()] = Delivery { identity: 1_000_000 + number as u32, port: None };
-                }
-            }
-        }
         for (id, wired) in &self.ports {
             let addresses = match &wired.pod {
-                Some((name, identity)) => {
+                Some((name, _)) => {
                     let pod = cluster.pods.get(name);
-                    let addresses = pod.filter(|pod| pod.is_subject()).map_or(&[][..], |pod| &pod.addresses);
-                    for address in addresses {
-                        if let Some((index, _)) = compiled.tables.lookup(*address) {
-                            deliveries[index.get()] = Delivery { identity: *identity, port: Some(*id) };
-                        }
-                    }
-                    addresses
+                    pod.filter(|pod| pod.is_subject()).map_or(&[][..], |pod| &pod.addresses)
                 }
                 None => &[],
             };
@@ -312,8 +324,7 @@ impl Rig {
         Snapshot {
             generation: self.generation,
             synced: self.synced,
-            policy: compiled.tables.clone(),
-            deliveries: deliveries.into(),
+            policy: tables.clone(),
             ports: ports.into(),
             host: Some(HOST),
             node: NodeAddresses::new(self.node.iter().copied()),

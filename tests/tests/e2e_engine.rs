@@ -10,7 +10,7 @@ use std::time::Duration;
 use af_xdp::{Attachment, FrameLedger, FramePool, Interface, Region, SocketConfig, Steering, Umem, open_all};
 use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
-use podgate_control::compiler::{Limits, Scope, compile};
+use podgate_control::compiler::{Limits, Scope, compile_for};
 use podgate_control::netlink::write_sysctl;
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
@@ -112,20 +112,18 @@ impl Gateway {
 
     fn publish(&mut self) {
         self.generation += 1;
-        let compiled = compile(&self.cluster, Scope::AllPods, &Limits::default()).unwrap();
-        let mut deliveries = vec![Delivery::default(); compiled.tables.slots()];
-        for (number, (_, entry)) in self.ports.iter().enumerate() {
-            for address in &entry.addresses {
-                let (index, _) = compiled.tables.lookup(*address).unwrap();
-                deliveries[index.get()] =
-                    Delivery { identity: entry.identity, port: Some(PortId(number as u16)) };
-            }
-        }
+        let delivery = |pod: &Pod| {
+            let mut ports = self.ports.iter().enumerate();
+            let (number, (_, entry)) =
+                ports.find(|(_, (_, entry))| *entry.addresses == *pod.addresses).unwrap();
+            Delivery { identity: entry.identity, port: Some(PortId(number as u16)) }
+        };
+        let (limits, workers) = (Limits::default(), self.engine.workers());
+        let compiled = compile_for(&self.cluster, Scope::AllPods, &limits, workers, delivery).unwrap();
         let snapshot = Snapshot {
             generation: self.generation,
             synced: true,
             policy: compiled.tables,
-            deliveries: deliveries.into(),
             ports: self.ports.iter().map(|(_, entry)| Some(entry.clone())).collect(),
             host: None,
             node: NodeAddresses::new([ip("10.244.255.254")]),

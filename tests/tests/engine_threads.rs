@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use af_xdp::{Abilities, ActiveQueues, FrameLedger, Region};
 use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
-use podgate_control::compiler::{Limits, Scope, compile};
+use podgate_control::compiler::{Limits, Scope, compile_for};
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
@@ -38,7 +38,7 @@ fn address(end: usize) -> IpAddr {
     if end == OUTSIDE { IpAddr::from([192, 0, 2, 7]) } else { IpAddr::from([10, 244, 0, end as u8 + 1]) }
 }
 
-fn tables() -> PolicyTables {
+fn tables(delivery: impl Fn(usize) -> Delivery) -> PolicyTables {
     let mut cluster = Cluster::default();
     for number in 0..3 {
         let pod = Pod {
@@ -53,7 +53,8 @@ fn tables() -> PolicyTables {
         };
         cluster.pods.insert(pod.name.clone(), pod);
     }
-    compile(&cluster, Scope::AllPods, &Limits::default()).unwrap().tables
+    let delivery = |pod: &Pod| delivery((0..3).find(|number| pod.addresses == [address(*number)]).unwrap());
+    compile_for(&cluster, Scope::AllPods, &Limits::default(), 0, delivery).unwrap().tables
 }
 
 fn config(cores: Vec<usize>, idle: Idle) -> EngineConfig {
@@ -83,7 +84,6 @@ struct Bench {
     region: Region,
     ledger: FrameLedger,
     workers: u8,
-    tables: PolicyTables,
     pods: [Option<Plugged>; 3],
     /// The uplink's queues, and whose they are.
     uplink: Vec<MemoryWire>,
@@ -110,7 +110,6 @@ impl Bench {
             region,
             ledger,
             workers,
-            tables: tables(),
             pods: [None, None, None],
             uplink: Vec::new(),
             shares: Shares::whole(WorkerId(0)),
@@ -178,15 +177,13 @@ impl Bench {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let mut deliveries = vec![Delivery::default(); self.tables.slots()];
+        let tables = tables(|pod| match &self.pods[pod] {
+            Some(Plugged { id, identity, .. }) => Delivery { identity: *identity, port: Some(*id) },
+            None => Delivery { identity: 1_000_000, port: None },
+        });
         let mut ports = vec![None; usize::from(self.next_port)];
         for (pod, plugged) in self.pods.iter().enumerate() {
-            let (index, _) = self.tables.lookup(address(pod)).unwrap();
-            let Some(Plugged { id, identity, .. }) = plugged else {
-                deliveries[index.get()] = Delivery { identity: 1_000_000, port: None };
-                continue;
-            };
-            deliveries[index.get()] = Delivery { identity: *identity, port: Some(*id) };
+            let Some(Plugged { id, identity, .. }) = plugged else { continue };
             ports[usize::from(id.0)] = Some(PortEntry {
                 kind: PortKind::Pod,
                 worker: self.worker_of(pod),
@@ -216,8 +213,7 @@ impl Bench {
         Snapshot {
             generation: self.generation,
             synced: true,
-            policy: self.tables.clone(),
-            deliveries: deliveries.into(),
+            policy: tables,
             ports: ports.into(),
             host: None,
             node: NodeAddresses::default(),

@@ -147,7 +147,7 @@ impl World {
 
     /// Does the policy in force allow a new connection?
     fn allowed(&self, (source, _, destination, port, protocol): Tuple) -> bool {
-        let tables = &self.rig.compiled.as_ref().unwrap().tables;
+        let tables = self.rig.tables.as_ref().unwrap();
         let pod = |address| tables.lookup(address).map(|(_, slot)| slot);
         let port = if matches!(protocol, 6 | 17 | 132) { port } else { 0 };
         let question = Question {

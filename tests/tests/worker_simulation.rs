@@ -281,7 +281,7 @@ impl Simulation {
 
     fn publish(&mut self) {
         self.rig.publish(&self.cluster);
-        let tables = self.rig.compiled.as_ref().unwrap().tables.clone();
+        let tables = self.rig.tables.clone().unwrap();
         self.history.push(Published {
             tables,
             local: self.ports.keys().flat_map(|number| addresses(*number)).collect(),

@@ -21,7 +21,7 @@ const BATCH: usize = 1000;
 
 /// Who is asked.
 enum Oracle {
-    Manifests(World),
+    Manifests(Box<World>),
     Gateway(Client),
 }
 
@@ -58,7 +58,7 @@ pub fn reachability(args: &MatrixArgs, console: &mut Console) -> anyhow::Result<
     let Some(oracle) = ask_whom(&args.world)? else { return Ok(Outcome::BadNews) };
     let protocol = IpProtocol::parse(&args.protocol).context("--protocol")?;
     let table: Matrix = match oracle {
-        Oracle::Manifests(world) => matrix(&world, protocol, args.port, &[])?,
+        Oracle::Manifests(world) => matrix(&*world, protocol, args.port, &[])?,
         Oracle::Gateway(mut client) => client.ask(Request::Matrix { protocol, port: args.port })?,
     };
     if console.json() {
@@ -74,7 +74,7 @@ fn ask_whom(args: &WorldArgs) -> anyhow::Result<Option<Oracle>> {
     if let Some(socket) = &args.socket {
         return Ok(Some(Oracle::Gateway(Client::connect(socket)?)));
     }
-    Ok(load_world(&args.files)?.map(Oracle::Manifests))
+    Ok(load_world(&args.files)?.map(|world| Oracle::Manifests(Box::new(world))))
 }
 
 /// Reads manifests as the gateway would, and gives pods without addresses those that the lab gives them.
@@ -107,7 +107,7 @@ fn answer_probes(oracle: &mut Oracle, path: &Path, console: &mut Console) -> any
         Box::new(BufReader::new(File::open(path).with_context(|| path.display().to_string())?))
     };
     let failed = match oracle {
-        Oracle::Manifests(world) => probes(world, reader, console.writer())?,
+        Oracle::Manifests(world) => probes(&**world, reader, console.writer())?,
         Oracle::Gateway(client) => {
             let mut failed = false;
             let mut lines = reader.lines();

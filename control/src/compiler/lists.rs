@@ -1,133 +1,130 @@
-//! Small building blocks of the compiler: many short lists in one vector, and maps from keys to dense numbers.
+//! Small building blocks of the compiler: things by number, and sets of numbers.
 //!
-//! Everything the compiler names gets a dense `u32` in the order of first sight, so the same cluster always gives
-//! the same numbers. A number that was never given has an empty list: look-ups cannot fail.
-
-use std::hash::Hash;
-use std::ops::Range;
+//! Everything the compiler names gets a `u32`, given back when nobody uses the thing any more. A number that nobody has
+//! is nothing and belongs to no set: look-ups cannot fail.
 
 /// A hash map for the control side: fast on short keys, keyed per process.
 pub(super) type Map<K, V> = hashbrown::HashMap<K, V, ahash::RandomState>;
 
-/// Lists numbered from 0, one after the other in one vector.
-#[derive(Debug, Clone)]
-pub(super) struct Lists<T> {
-    data: Vec<T>,
-    ends: Vec<usize>,
+/// A set likewise.
+pub(super) type Set<K> = hashbrown::HashSet<K, ahash::RandomState>;
+
+/// Things by number; numbers are used again.
+pub(super) struct Slab<T> {
+    entries: Vec<Option<T>>,
+    free: Vec<u32>,
 }
 
-impl<T> Default for Lists<T> {
+impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { data: Vec::new(), ends: Vec::new() }
+        Self { entries: Vec::new(), free: Vec::new() }
     }
 }
 
-impl<T> Lists<T> {
-    pub(super) fn push(&mut self, list: impl IntoIterator<Item = T>) -> u32 {
-        self.data.extend(list);
-        self.ends.push(self.data.len());
-        number(self.ends.len() - 1)
+impl<T> Slab<T> {
+    pub(super) fn insert(&mut self, value: T) -> u32 {
+        if let Some(number) = self.free.pop()
+            && let Some(place) = self.entries.get_mut(number as usize)
+        {
+            *place = Some(value);
+            return number;
+        }
+        self.entries.push(Some(value));
+        number(self.entries.len() - 1)
     }
 
-    pub(super) fn get(&self, list: u32) -> &[T] {
-        let list = list as usize;
-        let start = if list == 0 { 0 } else { self.ends.get(list - 1).copied().unwrap_or(usize::MAX) };
-        let end = self.ends.get(list).copied().unwrap_or(0);
-        self.data.get(start..end).unwrap_or(&[])
+    pub(super) fn remove(&mut self, number: u32) -> Option<T> {
+        let value = self.entries.get_mut(number as usize)?.take()?;
+        self.free.push(number);
+        Some(value)
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&T> {
+        self.entries.get(number as usize)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        self.entries.get_mut(number as usize)?.as_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        (0u32..).zip(&self.entries).filter_map(|(number, entry)| Some((number, entry.as_ref()?)))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
+        (0u32..).zip(&mut self.entries).filter_map(|(number, entry)| Some((number, entry.as_mut()?)))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &[T]> {
-        (0..number(self.len())).map(|list| self.get(list))
+        self.entries.len() - self.free.len()
     }
 }
 
-impl Lists<u32> {
-    /// Groups `pairs` (list, value) into `lists` lists, keeping their order within a list.
-    pub(super) fn group(lists: usize, pairs: impl Iterator<Item = (u32, u32)> + Clone) -> Self {
-        let mut ends = vec![0usize; lists];
-        for (list, _) in pairs.clone() {
-            if let Some(count) = ends.get_mut(list as usize) {
-                *count += 1;
-            }
+/// A set of small numbers, one bit each.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    pub(super) fn insert(&mut self, number: u32) {
+        let word = (number / 64) as usize;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
         }
-        let mut total = 0;
-        for end in &mut ends {
-            // For now where the list starts; filling it moves that to its end.
-            total += std::mem::replace(end, total);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= 1 << (number % 64);
         }
-        let mut data = vec![0; total];
-        for (list, value) in pairs {
-            if let Some(end) = ends.get_mut(list as usize) {
-                if let Some(place) = data.get_mut(*end) {
-                    *place = value;
-                }
-                *end += 1;
-            }
+    }
+
+    pub(super) fn remove(&mut self, number: u32) {
+        if let Some(word) = self.0.get_mut((number / 64) as usize) {
+            *word &= !(1 << (number % 64));
         }
-        Self { data, ends }
     }
 
-    /// For each value below `values`, the lists that hold it, ascending.
-    pub(super) fn inverted(&self, values: usize) -> Self {
-        Self::group(
-            values,
-            (0..number(self.len())).flat_map(|list| self.get(list).iter().map(move |&value| (value, list))),
-        )
-    }
-}
-
-/// Numbers keys in the order of first sight.
-pub(super) struct Interner<K> {
-    numbers: Map<K, u32>,
-}
-
-impl<K> Default for Interner<K> {
-    fn default() -> Self {
-        Self { numbers: Map::default() }
-    }
-}
-
-impl<K: Hash + Eq> Interner<K> {
-    /// The key's number, and whether it is new.
-    pub(super) fn intern(&mut self, key: K) -> (u32, bool) {
-        let next = number(self.numbers.len());
-        let number = *self.numbers.entry(key).or_insert(next);
-        (number, number == next)
+    pub(super) fn words(&self) -> &[u64] {
+        &self.0
     }
 
-    pub(super) fn get(&self, key: &K) -> Option<u32> {
-        self.numbers.get(key).copied()
+    /// Adds all of another set.
+    pub(super) fn unite(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.numbers.len()
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
+        (0u32..).zip(&self.0).flat_map(|(place, &word)| {
+            let first = place * 64;
+            (0..64).filter(move |bit| word >> bit & 1 != 0).map(move |bit| first + bit)
+        })
     }
 }
 
-impl Interner<Vec<u32>> {
-    /// As [`intern`](Self::intern), copying the key only if it is new.
-    pub(super) fn intern_slice(&mut self, key: &[u32]) -> (u32, bool) {
-        let next = number(self.numbers.len());
-        let number = *self.numbers.entry_ref(key).or_insert(next);
-        (number, number == next)
-    }
-}
-
-/// A length or position as a dense number. What the compiler counts is bounded far below by the limits and by
-/// memory; beyond, everything gets the number that no list has.
+/// A length or position as a number. What the compiler counts is bounded far below by the limits and by
+/// memory; beyond, everything gets the number that nothing has.
 pub(super) fn number(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
 }
 
-/// The part of a sorted list that lies in `range`.
-pub(super) fn within<'a>(sorted: &'a [u32], range: &Range<u32>) -> &'a [u32] {
-    let start = sorted.partition_point(|&value| value < range.start);
-    let end = sorted.partition_point(|&value| value < range.end);
-    sorted.get(start..end).unwrap_or(&[])
+/// Adds a value to a sorted list that does not hold it yet; says whether that changed it.
+pub(super) fn insert_sorted(list: &mut Vec<u32>, value: u32) -> bool {
+    match list.binary_search(&value) {
+        Ok(_) => false,
+        Err(place) => {
+            list.insert(place, value);
+            true
+        }
+    }
+}
+
+/// Takes a value out of a sorted list; says whether that changed it.
+pub(super) fn remove_sorted(list: &mut Vec<u32>, value: u32) -> bool {
+    list.binary_search(&value).map(|place| list.remove(place)).is_ok()
 }
 
 #[cfg(test)]
@@ -135,23 +132,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_group_and_invert() {
-        let mut lists = Lists::default();
-        for list in [&[2u32, 0][..], &[], &[2]] {
-            lists.push(list.iter().copied());
-        }
-        assert_eq!(lists.iter().collect::<Vec<_>>(), [&[2, 0][..], &[], &[2]]);
-        let inverted = lists.inverted(3);
-        assert_eq!(inverted.iter().collect::<Vec<_>>(), [&[0][..], &[], &[0, 2]]);
-        assert!(lists.get(3).is_empty() && lists.get(u32::MAX).is_empty());
-        assert!(Lists::<u8>::default().get(0).is_empty());
+    fn numbers_are_used_again() {
+        let mut slab = Slab::default();
+        let [a, b, c] = ["a", "b", "c"].map(|value| slab.insert(value));
+        assert_eq!((slab.remove(b), slab.remove(b), slab.len()), (Some("b"), None, 2));
+        assert_eq!((slab.insert("d"), slab.get(b)), (b, Some(&"d")));
+        let all: Vec<(u32, &str)> = slab.iter().map(|(number, value)| (number, *value)).collect();
+        assert_eq!(all, [(a, "a"), (b, "d"), (c, "c")]);
+        assert!(slab.get(u32::MAX).is_none() && slab.get_mut(3).is_none());
     }
 
     #[test]
-    fn interned_keys_are_numbered_in_order() {
-        let mut interner = Interner::default();
-        assert_eq!(interner.intern_slice(&[7, 8]), (0, true));
-        assert_eq!(interner.intern_slice(&[7]), (1, true));
-        assert_eq!(interner.intern_slice(&[7, 8]), (0, false));
+    fn bits_are_a_set() {
+        let mut set = Bits::default();
+        [3, 64, 200, 64].iter().for_each(|number| set.insert(*number));
+        set.remove(64);
+        set.remove(10_000);
+        let mut other = Bits::default();
+        other.insert(65);
+        other.unite(&set);
+        assert_eq!(other.iter().collect::<Vec<_>>(), [3, 65, 200]);
+        assert_eq!(set.words().len(), 4);
+    }
+
+    #[test]
+    fn sorted_lists_hold_a_value_once() {
+        let mut list = vec![2, 5];
+        assert!(insert_sorted(&mut list, 3) && !insert_sorted(&mut list, 5));
+        assert!(remove_sorted(&mut list, 2) && !remove_sorted(&mut list, 2));
+        assert_eq!(list, [3, 5]);
     }
 }

@@ -1,44 +1,57 @@
-//! Compiles a cluster's policies into the tables that workers judge by.
+//! Compiles a cluster's policies into the tables that workers judge by, and follows the cluster's changes.
 //!
-//! [`compile`] is a function of its input: the same cluster gives the same verdicts, and it either gives complete
-//! tables or an error and no tables. One pass after the other, each over numbers that the pass before gave out:
+//! A [`Compiler`] is told what there is, change by change; [`settle`](Compiler::settle) works off what a burst of changes
+//! makes of it, and gives the tables to publish. A change costs what it touches: a pod that is relabelled is looked at by
+//! itself, and the tables of before and after share all pages but a few. [`compile`] tells a new compiler everything.
 //!
 //! ```text
-//! survey      what selectors, port names and ipBlocks the policies mention
-//! classes     pods that they cannot tell apart, found by what the survey says can be noticed
-//! terms       the sets of pods that rules refer to; atoms = classes with the same terms
-//! clauses     rules, resolved: keys x peers
-//! compose     per class and direction the program; rows, ranges
-//! origins     the way back from (program, interval) to policy, rule and peer
+//! labels, selectors   what objects carry, what selects them, and which of them match
+//! population          pods and namespaces: what a pod's labels make of it
+//! policies, clauses   rules, resolved: keys x peers
+//! terms               the sets of pods that rules refer to; atoms = addresses with the same terms
+//! programs, ranges    per set of policies and direction the program; rows; ipBlocks
+//! origins             the way back from (program, interval) to policy, rule and peer
 //! ```
 //!
+//! What is guaranteed:
+//! - After every [`settle`](Compiler::settle) the tables give the verdicts, and [`origins`] the explanations, that a new
+//!   compiler gives for the same objects. Numbers (atoms, programs, rows) differ.
+//! - Tables that were given away stay good until [`reclaim`](Compiler::reclaim) says that no worker has them: what they
+//!   refer to is neither changed nor used again before.
+//! - When a limit is reached there are no new tables, and the compiler is of no use any more but for questions about the
+//!   tables that it gave before: whoever has it tells a new one everything.
+//!
 //! The meaning is the NetworkPolicy API's, literally; `tests/` holds an oracle that quotes it sentence by sentence
-//! and is compared with this on generated clusters. What the API leaves open is decided like this: a rule without
-//! ports matches every protocol, ICMP included, and nothing else matches protocols that have no ports; an ipBlock
+//! and is compared with this on generated clusters and histories. What the API leaves open is decided like this: a rule
+//! without ports matches every protocol, ICMP included, and nothing else matches protocols that have no ports; an ipBlock
 //! matches pod addresses too, and together with a named egress port those pods in it that declare the port.
 
-mod classes;
 mod clauses;
-mod compose;
+mod labels;
 mod lists;
 mod origins;
+mod policies;
+mod population;
+mod programs;
 mod ranges;
-mod survey;
+mod selectors;
 mod terms;
-mod vocabulary;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use podgate_config::model::{Cluster, NodeName, ObjectName, Pod};
-use podgate_dataplane::policy::{BuildError, Direction, HashSeed, PROGRAM_CLOSED, PodSlot, PolicyTables};
+use podgate_config::model::{Cluster, NamespaceName, NodeName, ObjectName, Pod};
+use podgate_dataplane::policy::{Delivery, HashSeed, PolicyTables, TablesWriter, WriteError};
 
-use classes::Classes;
-use clauses::Clauses;
-use compose::Composer;
-use lists::Lists;
-pub use origins::{Origin, Origins, PolicyHits};
-use survey::Survey;
+use labels::Dictionary;
+use lists::{Map, Slab};
+pub use origins::{HitTotals, Origin, PolicyHits};
+use policies::{Blocks, Policy};
+use population::{Member, Space, Spanning};
+use programs::Programs;
+use selectors::{Index, Selectors};
 use terms::Terms;
 
 /// Whose programs are compiled. Every pod is known as a peer; one that is not in scope is closed if it is judged
@@ -115,62 +128,265 @@ pub enum CompileError {
     },
     /// The tables cannot be laid out.
     #[error(transparent)]
-    Tables(#[from] BuildError),
+    Tables(#[from] WriteError),
 }
 
 /// Tables and the way back from their verdicts.
 pub struct Compiled {
     /// For the workers.
     pub tables: PolicyTables,
-    /// For people.
-    pub origins: Origins,
+    /// For people, and for the next change.
+    pub compiler: Compiler,
 }
 
-/// Compiles everything from nothing.
+/// Compiles everything from nothing. Nobody counts hits, nobody is delivered to.
 ///
 /// # Errors
 /// [`CompileError`] if a limit is exceeded.
 pub fn compile(cluster: &Cluster, scope: Scope<'_>, limits: &Limits) -> Result<Compiled, CompileError> {
-    let pods = cluster.pods.values().filter(|pod| pod.is_subject() && !pod.addresses.is_empty()).count();
-    limits.check("pods", pods, limits.pods)?;
-    let survey = Survey::new(cluster);
-    let classes = Classes::new(cluster, &survey, scope);
-    let mut terms = Terms::new(&survey, &classes, survey.selected_namespaces(cluster));
-    let clauses = Clauses::new(&survey, &mut terms);
-    let atoms = terms.into_atoms();
-    limits.check("policy atoms", atoms.count, limits.atoms)?;
+    compile_for(cluster, scope, limits, 0, |_| Delivery::default())
+}
 
-    let selecting = selecting_policies(&survey, &classes);
-    let mut composer = Composer::new(&survey, &classes, &clauses, &atoms, limits)?;
-    let mut slots = Vec::with_capacity(classes.len() as usize);
-    for (class, &atom) in (0u32..).zip(&atoms.of_class) {
-        let mut slot = PodSlot { atom, ingress_program: PROGRAM_CLOSED, egress_program: PROGRAM_CLOSED };
-        if classes.in_scope.get(class as usize) == Some(&true) {
-            slot.ingress_program = composer.program(Direction::Ingress, class, selecting.get(class))?;
-            slot.egress_program = composer.program(Direction::Egress, class, selecting.get(class))?;
+/// Compiles everything from nothing, for `workers` workers that count hits.
+///
+/// # Errors
+/// [`CompileError`] if a limit is exceeded.
+pub fn compile_for(
+    cluster: &Cluster,
+    scope: Scope<'_>,
+    limits: &Limits,
+    workers: usize,
+    delivery: impl Fn(&Pod) -> Delivery,
+) -> Result<Compiled, CompileError> {
+    let mut compiler = Compiler::new(limits, workers);
+    compiler.load(cluster, |pod| scope.holds(pod), delivery);
+    let tables = compiler.settle()?;
+    Ok(Compiled { tables, compiler })
+}
+
+/// A cluster's policies, and the tables made of them.
+pub struct Compiler {
+    limits: Limits,
+    writer: TablesWriter,
+    pod_labels: Dictionary,
+    space_labels: Dictionary,
+    pod_selectors: Selectors,
+    space_selectors: Selectors,
+
+    space_numbers: Map<NamespaceName, u32>,
+    spaces: Slab<Space>,
+    /// By namespace selector.
+    spanning: Map<u32, Spanning>,
+    member_numbers: Map<ObjectName, u32>,
+    members: Slab<Member>,
+    /// Who claims an address.
+    claims: Map<IpAddr, Vec<u32>>,
+
+    policy_numbers: Map<ObjectName, u32>,
+    policies: Slab<Policy>,
+    incarnations: u64,
+    blocks: Blocks,
+
+    terms: Terms,
+    /// Bases over several namespaces, by their podSelectors.
+    across: Index,
+    any_pod: Option<u32>,
+    in_blocks: Vec<u32>,
+
+    programs: Programs,
+    /// What was counted for programs that are no longer there.
+    folded: HitTotals,
+    retired: VecDeque<origins::Retired>,
+
+    /// Pods to be looked at anew, and policies that need other clauses.
+    dirty: Vec<u32>,
+    renumber: Vec<u32>,
+    /// Pods whose programs are to be found, and those whose slots are to be written.
+    reprogram: Vec<u32>,
+    rewrite: Vec<u32>,
+    /// Policies that no published generation holds yet.
+    unpublished: Vec<u32>,
+    /// Terms of the pod at hand.
+    found: Vec<u32>,
+
+    /// The newest generation that was published, and the oldest that somebody may judge by.
+    published: u64,
+    oldest: u64,
+    failed: Option<CompileError>,
+}
+
+impl Compiler {
+    /// Knows nothing yet. `workers` workers will count hits.
+    #[must_use]
+    pub fn new(limits: &Limits, workers: usize) -> Self {
+        Self {
+            limits: limits.clone(),
+            writer: TablesWriter::new(hash_seed(), workers),
+            pod_labels: Dictionary::default(),
+            space_labels: Dictionary::default(),
+            pod_selectors: Selectors::default(),
+            space_selectors: Selectors::default(),
+            space_numbers: Map::default(),
+            spaces: Slab::default(),
+            spanning: Map::default(),
+            member_numbers: Map::default(),
+            members: Slab::default(),
+            claims: Map::default(),
+            policy_numbers: Map::default(),
+            policies: Slab::default(),
+            incarnations: 0,
+            blocks: Blocks::default(),
+            terms: Terms::default(),
+            across: Index::default(),
+            any_pod: None,
+            in_blocks: Vec::new(),
+            programs: Programs::default(),
+            folded: HitTotals::new(),
+            retired: VecDeque::new(),
+            dirty: Vec::new(),
+            renumber: Vec::new(),
+            reprogram: Vec::new(),
+            rewrite: Vec::new(),
+            unpublished: Vec::new(),
+            found: Vec::new(),
+            published: 0,
+            oldest: u64::MAX,
+            failed: None,
         }
-        slots.push(slot);
     }
-    let Composer { mut builder, origins, .. } = composer;
-    for endpoint in &classes.endpoints {
-        let Some(&slot) = slots.get(endpoint.class as usize) else { continue };
-        let closed = PodSlot { ingress_program: PROGRAM_CLOSED, egress_program: PROGRAM_CLOSED, ..slot };
-        builder.add_pod(endpoint.address, if endpoint.in_scope { slot } else { closed })?;
+
+    /// Tells it everything there is. Policies before pods: a pod is then looked at once.
+    pub fn load(
+        &mut self,
+        cluster: &Cluster,
+        judged: impl Fn(&Pod) -> bool,
+        delivery: impl Fn(&Pod) -> Delivery,
+    ) {
+        for (name, namespace) in &cluster.namespaces {
+            self.set_namespace(name, Some(namespace));
+        }
+        for policy in cluster.policies.values() {
+            self.set_policy(Arc::new(policy.clone()));
+        }
+        for pod in cluster.pods.values() {
+            self.set_pod(pod, judged(pod), delivery(pod));
+        }
     }
-    let tables = builder.finish(hash_seed())?;
-    let origins = Origins::new(&survey, clauses, atoms, origins);
-    Ok(Compiled { tables, origins })
+
+    /// Works off what has changed, and gives the tables to publish.
+    ///
+    /// # Errors
+    /// [`CompileError`], from now on always the same; tables given before stay good.
+    pub fn settle(&mut self) -> Result<PolicyTables, CompileError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        match self.work_off() {
+            Ok(()) => Ok(self.writer.tables()),
+            Err(error) => {
+                self.failed = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn work_off(&mut self) -> Result<(), CompileError> {
+        self.limits.check("pods", self.members.len(), self.limits.pods)?;
+        while !self.dirty.is_empty() || !self.renumber.is_empty() {
+            for pod in std::mem::take(&mut self.dirty) {
+                self.evaluate(pod);
+            }
+            let mut policies = std::mem::take(&mut self.renumber);
+            policies.sort_unstable();
+            policies.dedup();
+            policies.into_iter().for_each(|policy| self.renumber(policy));
+        }
+        self.limits.check("policy atoms", self.terms.atoms(), self.limits.atoms)?;
+        let mut pods = std::mem::take(&mut self.reprogram);
+        if pods.len() * 2 > self.members.len() {
+            // Most of the rows are still to come: once is enough for making room.
+            self.writer.reserve(self.terms.atoms() + self.terms.atoms() / 8, pods.len());
+        }
+        pods.drain(..).try_for_each(|pod| self.reprogram(pod))?;
+        self.reprogram = pods;
+        let mut pods = std::mem::take(&mut self.rewrite);
+        pods.drain(..).try_for_each(|pod| self.write(pod))?;
+        self.rewrite = pods;
+        Ok(())
+    }
+
+    /// The tables that were given last are in force as this generation. It is at least one more than the one before.
+    pub fn published(&mut self, generation: u64) {
+        if self.oldest == u64::MAX {
+            self.oldest = generation;
+        }
+        self.published = generation;
+        for policy in std::mem::take(&mut self.unpublished) {
+            if let Some(policy) = self.policies.get_mut(policy) {
+                policy.since.get_or_insert(generation);
+            }
+        }
+    }
+
+    /// No worker judges by a generation before `oldest` any more. Gives back what only they needed, at most `most` things at
+    /// a time; a part stays, for it often comes back. Says whether there is more to do.
+    pub fn reclaim(&mut self, oldest: u64, most: usize) -> bool {
+        self.oldest = oldest;
+        let (programs, atoms) = (self.programs.by_number.len() / 8, self.terms.atoms() / 8);
+        let mut done = 0;
+        while done < most && self.reap_program(programs.max(KEPT)) {
+            done += 1;
+        }
+        while done < most && self.terms.reap(oldest, atoms.max(KEPT), &mut self.writer) {
+            done += 1;
+        }
+        done == most
+    }
+
+    /// Takes the place of another compiler that was told the same, after `published`: policies are in force since then.
+    pub fn succeed(&mut self, other: &Self, published: u64) {
+        self.published = published;
+        self.oldest = published;
+        for (_, policy) in self.policies.iter_mut() {
+            let before =
+                other.policy_numbers.get(&policy.object.name).and_then(|number| other.policies.get(*number));
+            policy.since =
+                before.filter(|before| before.object == policy.object).and_then(|before| before.since);
+        }
+    }
+
+    /// Takes over what another compiler counted for policies that are still there.
+    pub fn inherit(&mut self, totals: HitTotals) {
+        for (key, hits) in totals {
+            if self.policy_numbers.contains_key(&key.0) {
+                let total = self.folded.entry(key).or_default();
+                total.allowed += hits.allowed;
+                total.denied += hits.denied;
+            }
+        }
+    }
+
+    /// How many atoms there are, idle ones included.
+    #[must_use]
+    pub fn atoms(&self) -> usize {
+        self.terms.atoms()
+    }
+
+    /// How many rows there are besides "nobody" and "everybody".
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.writer.rows()
+    }
+
+    /// Why there are no tables any more; `None` if all is well.
+    #[must_use]
+    pub fn failed(&self) -> Option<&CompileError> {
+        self.failed.as_ref()
+    }
 }
 
-/// For each class, the policies that select it, ascending. "A policy selects pods of its own namespace."
-fn selecting_policies(survey: &Survey<'_>, classes: &Classes) -> Lists<u32> {
-    let mut subjects = Lists::default();
-    for surveyed in &survey.policies {
-        let runs = classes.runs_of(&[surveyed.namespace]);
-        subjects.push(classes.index.select(&survey.pod_selectors, surveyed.pods, &runs));
-    }
-    subjects.inverted(classes.len() as usize)
-}
+/// Idle programs and atoms that are kept, at least, in case they come back.
+const KEPT: usize = 256;
 
 /// A fresh key: outside addresses are looked up in the same tables, and their senders choose them.
 fn hash_seed() -> HashSeed {

@@ -1,27 +1,26 @@
 //! From a verdict back to the policies behind it.
 //!
-//! The tables know programs and intervals; this remembers which clauses of which policies each interval was made
-//! of. It is made together with its tables, by the same compilation, and answers only for them: a program number
-//! of other tables would name other policies.
+//! The tables know programs and intervals; the compiler knows which clauses of which policies each interval was made of. A
+//! program's number is used again after its time, so whoever asks says of which generation the verdict is. Programs that
+//! were given up are remembered a while ([`RETIRED`] of them): their policies by name, and the rules of each interval.
 
 use std::collections::BTreeMap;
 
-use podgate_config::model::{IpBlock, ObjectName};
-use podgate_dataplane::policy::{Action, Direction, PolicyPeer, PolicyTables};
+use podgate_config::model::ObjectName;
+use podgate_dataplane::policy::{Action, Direction, PolicyPeer};
 
-use super::clauses::{Clause, Clauses, Matcher};
-use super::compose::ProgramOrigins;
-use super::lists::{Lists, number};
-use super::survey::Survey;
-use super::terms::Atoms;
+use super::Compiler;
+use super::clauses::Matcher;
+use super::lists::number;
+
+/// Programs that are remembered although nothing judges by them any more.
+pub const RETIRED: usize = 65_536;
 
 /// One peer of one rule that admits a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin<'a> {
     /// The policy.
     pub policy: &'a ObjectName,
-    /// The list the rule stands in.
-    pub direction: Direction,
     /// Place of the rule in `ingress` or `egress`, from 0.
     pub rule: usize,
     /// Place of the peer in `from` or `to`, from 0; `None` if the rule names no peers.
@@ -37,114 +36,210 @@ pub struct PolicyHits {
     pub denied: u64,
 }
 
-/// The policies, rules and peers behind every (program, interval) of one set of tables. Immutable, shared freely.
-pub struct Origins {
-    policies: Vec<ObjectName>,
-    clauses: Clauses,
-    /// The atoms of each term.
-    members: Lists<u32>,
-    blocks: Vec<IpBlock>,
-    programs: ProgramOrigins,
+/// What was counted, by policy and direction.
+pub type HitTotals = BTreeMap<(ObjectName, Direction), PolicyHits>;
+
+/// Rules: a policy's place in a list, and the rule's among its own.
+type Rules = Box<[(u32, u32)]>;
+
+/// A program that nobody is judged by any more.
+pub(super) struct Retired {
+    program: u32,
+    /// The first and the last generation that may have held it.
+    generations: (u64, u64),
+    isolating: Box<[ObjectName]>,
+    /// Policy (its place in `isolating`) and rule, by interval.
+    intervals: Box<[Rules]>,
 }
 
-impl Origins {
-    pub(super) fn new(survey: &Survey<'_>, clauses: Clauses, atoms: Atoms, programs: ProgramOrigins) -> Self {
-        Self {
-            policies: survey.policies.iter().map(|surveyed| surveyed.policy.name.clone()).collect(),
-            clauses,
-            members: atoms.members,
-            blocks: survey.blocks.iter().map(|&block| block.clone()).collect(),
-            programs,
-        }
-    }
-
-    /// How many programs there are.
-    #[must_use]
-    pub fn programs(&self) -> usize {
-        self.programs.programs.len()
-    }
-
-    fn find(&self, program: u32) -> Option<(u32, Direction)> {
-        let programs = &self.programs.programs;
-        let place = programs.binary_search_by_key(&program, |&(number, _)| number).ok()?;
-        Some((number(place), programs.get(place)?.1))
-    }
-
+impl Compiler {
     /// The policies that isolate the pods of `program`, in the order of their names. Empty for a constant program.
-    pub fn isolating(&self, program: u32) -> impl Iterator<Item = &ObjectName> {
-        let list = self.find(program).map_or(&[][..], |(place, _)| self.programs.policies.get(place));
-        list.iter().filter_map(|&policy| self.policies.get(policy as usize))
+    #[must_use]
+    pub fn isolating(&self, program: u32) -> Vec<&ObjectName> {
+        let policies = self.programs.by_number.get(&program).map_or(&[][..], |program| &program.policies);
+        let mut names: Vec<&ObjectName> = policies
+            .iter()
+            .filter_map(|&policy| self.policies.get(policy))
+            .map(|policy| &policy.object.name)
+            .collect();
+        names.sort_unstable();
+        names
     }
 
-    fn interval_clauses(&self, program: u32, interval: u32) -> impl Iterator<Item = (u32, &Clause)> {
-        let set = self
-            .find(program)
-            .and_then(|(place, _)| self.programs.intervals.get(place).get(interval as usize));
-        let clauses = set.map_or(&[][..], |&set| self.programs.clause_sets.get(set));
-        clauses.iter().filter_map(|&clause| Some((clause, self.clauses.clauses.get(clause as usize)?)))
+    /// The same for a verdict of an earlier generation; `None` if that is no longer known.
+    #[must_use]
+    pub fn isolating_then(&self, program: u32, generation: u64) -> Option<Vec<&ObjectName>> {
+        if self.programs.by_number.get(&program).is_some_and(|known| known.since <= generation) {
+            return Some(self.isolating(program));
+        }
+        Some(self.retired(program, generation)?.isolating.iter().collect())
+    }
+
+    fn retired(&self, program: u32, generation: u64) -> Option<&Retired> {
+        let held = |retired: &&Retired| {
+            let (first, last) = retired.generations;
+            retired.program == program && (first..=last).contains(&generation)
+        };
+        self.retired.iter().rev().find(held)
     }
 
     /// Every peer of every rule that admits `peer` in this interval, in the order of policy, rule and peer. Not
     /// empty exactly if the tables allow it.
-    pub fn admitting(
+    #[must_use]
+    pub fn admitting(&self, program: u32, interval: u32, peer: PolicyPeer) -> Vec<Origin<'_>> {
+        let Some(entry) = self.programs.by_number.get(&program) else { return Vec::new() };
+        let clauses = entry.intervals.get(interval as usize).map_or(&[][..], |clauses| clauses);
+        let mut found = Vec::new();
+        for &(policy, place) in clauses {
+            let Some(policy) = self.policies.get(policy) else { continue };
+            let Some(clause) = policy.clauses(entry.direction).get(place as usize) else { continue };
+            let matching = clause.peers.iter().filter(|(_, matcher)| self.matches(*matcher, peer));
+            found.extend(matching.map(|(place, _)| Origin {
+                policy: &policy.object.name,
+                rule: clause.rule as usize,
+                peer: place.map(|place| place as usize),
+            }));
+        }
+        // One rule can be several clauses.
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The rules that may have admitted a connection in an interval of an earlier generation, by policy and rule: of those
+    /// of today's programs the ones that admit `peer` as it is today, of others all that the interval was made of. `None`
+    /// if that is no longer known.
+    #[must_use]
+    pub fn admitting_then(
         &self,
         program: u32,
         interval: u32,
-        peer: PolicyPeer,
-    ) -> impl Iterator<Item = Origin<'_>> {
-        self.interval_clauses(program, interval).flat_map(move |(number, clause)| {
-            let peers = self.clauses.peers.get(number).iter();
-            peers.filter(move |(_, matcher)| self.matches(*matcher, peer)).filter_map(move |&(place, _)| {
-                Some(Origin {
-                    policy: self.policies.get(clause.policy as usize)?,
-                    direction: clause.direction,
-                    rule: clause.rule as usize,
-                    peer: place.map(|place| place as usize),
-                })
-            })
-        })
+        peer: Option<PolicyPeer>,
+        generation: u64,
+    ) -> Option<Vec<(&ObjectName, usize)>> {
+        if let Some(entry) = self.programs.by_number.get(&program).filter(|known| known.since <= generation) {
+            let admitting = peer.map(|peer| self.admitting(program, interval, peer)).unwrap_or_default();
+            let mut rules: Vec<(&ObjectName, usize)> =
+                admitting.iter().map(|origin| (origin.policy, origin.rule)).collect();
+            if rules.is_empty() {
+                let clauses = entry.intervals.get(interval as usize).map_or(&[][..], |clauses| clauses);
+                rules.extend(clauses.iter().filter_map(|&(policy, place)| {
+                    let policy = self.policies.get(policy)?;
+                    let clause = policy.clauses(entry.direction).get(place as usize)?;
+                    Some((&policy.object.name, clause.rule as usize))
+                }));
+            }
+            rules.sort_unstable();
+            rules.dedup();
+            return Some(rules);
+        }
+        let retired = self.retired(program, generation)?;
+        let rules = retired.intervals.get(interval as usize).map_or(&[][..], |rules| rules);
+        let named =
+            |&(policy, rule): &(u32, u32)| Some((retired.isolating.get(policy as usize)?, rule as usize));
+        Some(rules.iter().filter_map(named).collect())
     }
 
     fn matches(&self, matcher: Matcher, peer: PolicyPeer) -> bool {
         match matcher {
             Matcher::Everybody => true,
             Matcher::Term(term) => {
-                peer.pod.is_some_and(|pod| self.members.get(term).binary_search(&pod.atom).is_ok())
+                peer.pod.is_some_and(|pod| self.terms.signature(pod.atom).binary_search(&term).is_ok())
             }
-            Matcher::Block(block) => {
-                self.blocks.get(block as usize).is_some_and(|block| block.contains(peer.address))
+            Matcher::Block(block) => self.blocks.get(block).is_some_and(|block| block.contains(peer.address)),
+        }
+    }
+
+    /// Remembers a program that is given up, and what was counted for it.
+    pub(super) fn retire(&mut self, number: u32, last: u64) {
+        let mut totals = HitTotals::new();
+        self.add_hits(number, &mut totals);
+        for (key, hits) in totals {
+            let total = self.folded.entry(key).or_default();
+            total.allowed += hits.allowed;
+            total.denied += hits.denied;
+        }
+        let Some(program) = self.programs.by_number.get(&number) else { return };
+        // Nobody can ask about one that no generation held.
+        if last < program.since {
+            return;
+        }
+        let isolating: Box<[ObjectName]> = self.isolating(number).into_iter().cloned().collect();
+        let named = |&(policy, place): &(u32, u32)| {
+            let policy = self.policies.get(policy)?;
+            let clause = policy.clauses(program.direction).get(place as usize)?;
+            let name = isolating.iter().position(|name| *name == policy.object.name)?;
+            Some((super::lists::number(name), clause.rule))
+        };
+        let intervals = program.intervals.iter().map(|clauses| {
+            let mut rules: Vec<(u32, u32)> = clauses.iter().filter_map(named).collect();
+            rules.sort_unstable();
+            rules.dedup();
+            rules.into_boxed_slice()
+        });
+        let intervals = intervals.collect();
+        let generations = (program.since, last);
+        if self.retired.len() == RETIRED {
+            self.retired.pop_front();
+        }
+        self.retired.push_back(Retired { program: number, generations, isolating, intervals });
+    }
+
+    /// Adds what was counted for a program, for each of its policies that was not deleted since.
+    fn add_hits(&self, program_number: u32, totals: &mut HitTotals) {
+        let Some(program) = self.programs.by_number.get(&program_number) else { return };
+        let known = |policy: &u32| {
+            let policy = self.policies.get(*policy)?;
+            let today =
+                self.policy_numbers.get(&policy.object.name).and_then(|today| self.policies.get(*today))?;
+            (today.incarnation == policy.incarnation).then_some(&policy.object.name)
+        };
+        for (interval, clauses) in (0u32..).zip(&program.intervals) {
+            let allowed = self.writer.hits(program_number, interval, Action::Allow);
+            let denied = self.writer.hits(program_number, interval, Action::Deny);
+            if denied > 0 {
+                for name in program.policies.iter().filter_map(known) {
+                    totals.entry((name.clone(), program.direction)).or_default().denied += denied;
+                }
+            }
+            if allowed > 0 {
+                let mut last = None;
+                // Clauses of one policy are neighbours.
+                for policy in clauses
+                    .iter()
+                    .map(|(policy, _)| policy)
+                    .filter(|policy| last.replace(**policy) != Some(**policy))
+                {
+                    if let Some(name) = known(policy) {
+                        totals.entry((name.clone(), program.direction)).or_default().allowed += allowed;
+                    }
+                }
             }
         }
     }
 
-    /// What `tables` (those of the same compilation) counted, by policy and direction. Several policies can share
-    /// a connection: it counts for each.
+    /// New connections decided by each policy since it is there, those without any included. Several policies can share a
+    /// connection: it counts for each.
     #[must_use]
-    pub fn policy_hits(&self, tables: &PolicyTables) -> BTreeMap<(&ObjectName, Direction), PolicyHits> {
-        let mut totals: BTreeMap<(&ObjectName, Direction), PolicyHits> = BTreeMap::new();
-        for (place, &(program, direction)) in (0u32..).zip(&self.programs.programs) {
-            for interval in 0..number(self.programs.intervals.get(place).len()) {
-                let allowed = tables.hits(program, interval, Action::Allow);
-                let denied = tables.hits(program, interval, Action::Deny);
-                if denied > 0 {
-                    for policy in self.isolating(program) {
-                        totals.entry((policy, direction)).or_default().denied += denied;
-                    }
-                }
-                if allowed > 0 {
-                    let mut last = None;
-                    for (_, clause) in self.interval_clauses(program, interval) {
-                        // Clauses of one policy are neighbours.
-                        if last != Some(clause.policy) {
-                            last = Some(clause.policy);
-                            if let Some(policy) = self.policies.get(clause.policy as usize) {
-                                totals.entry((policy, direction)).or_default().allowed += allowed;
-                            }
-                        }
-                    }
+    pub fn policy_hits(&self) -> HitTotals {
+        let mut totals = self.folded.clone();
+        for (_, policy) in self.policies.iter().filter(|(_, policy)| policy.live) {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                if super::clauses::rules(&policy.object, direction).is_some() {
+                    totals.entry((policy.object.name.clone(), direction)).or_default();
                 }
             }
         }
+        for &program in self.programs.by_number.keys() {
+            self.add_hits(program, &mut totals);
+        }
         totals
+    }
+
+    /// How many pods a policy selects, and the first generation that held it as it is, if there was one.
+    #[must_use]
+    pub fn policy_state(&self, name: &ObjectName) -> Option<(u32, Option<u64>)> {
+        let policy = self.policies.get(*self.policy_numbers.get(name)?)?;
+        Some((number(policy.pods.len()), policy.since))
     }
 }

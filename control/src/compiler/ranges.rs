@@ -4,8 +4,6 @@
 //! never vetoes another block and nested networks add up. Boundaries open and close in turn; a range that reaches
 //! the last address has no closing one.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use podgate_config::model::IpBlock;
 
@@ -75,55 +73,10 @@ fn merge(mut ranges: Vec<(u128, u128)>, highest: u128) -> Vec<u128> {
     boundaries
 }
 
-/// The pods' addresses, sorted, to be searched by network.
-#[derive(Debug, Default)]
-pub(super) struct AddressIndex {
-    v4: Vec<(u32, u32)>,
-    v6: Vec<(u128, u32)>,
-}
-
-impl AddressIndex {
-    /// Numbers the addresses in the order given.
-    pub(super) fn new(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        let mut index = Self::default();
-        for (position, address) in (0u32..).zip(addresses) {
-            match address {
-                IpAddr::V4(v4) => index.v4.push((v4.to_bits(), position)),
-                IpAddr::V6(v6) => index.v6.push((v6.to_bits(), position)),
-            }
-        }
-        index.v4.sort_unstable();
-        index.v6.sort_unstable();
-        index
-    }
-
-    /// The numbers of the addresses in `block`.
-    pub(super) fn inside(&self, block: &IpBlock) -> impl Iterator<Item = u32> {
-        let boundaries = union([block]);
-        let v4 = covered(&self.v4, &boundaries.v4).flatten().map(|&(_, position)| position);
-        let positions: Vec<u32> =
-            v4.chain(covered(&self.v6, &boundaries.v6).flatten().map(|&(_, position)| position)).collect();
-        positions.into_iter()
-    }
-
-    /// Whether any address is inside the ranges.
-    pub(super) fn touches(&self, boundaries: &Boundaries) -> bool {
-        covered(&self.v4, &boundaries.v4).any(|part| !part.is_empty())
-            || covered(&self.v6, &boundaries.v6).any(|part| !part.is_empty())
-    }
-}
-
-/// For each range of `boundaries`, the part of the sorted `addresses` in it.
-fn covered<'a, A: Ord + Copy>(
-    addresses: &'a [(A, u32)],
-    boundaries: &'a [A],
-) -> impl Iterator<Item = &'a [(A, u32)]> {
-    boundaries.chunks(2).map(move |range| {
-        let before = |bound: Option<&A>| {
-            bound.map_or(addresses.len(), |bound| addresses.partition_point(|(address, _)| address < bound))
-        };
-        addresses.get(before(range.first())..before(range.get(1))).unwrap_or(&[])
-    })
+/// Whether some number from `first` to `last` is inside.
+pub(super) fn overlaps<A: Ord + Copy>(boundaries: &[A], first: A, last: A) -> bool {
+    let before = boundaries.partition_point(|&boundary| boundary <= first);
+    before % 2 == 1 || boundaries.get(before).is_some_and(|&opening| opening <= last)
 }
 
 #[cfg(test)]
@@ -134,14 +87,14 @@ mod tests {
         IpBlock::new(cidr.parse().unwrap(), except.iter().map(|net| net.parse().unwrap())).unwrap()
     }
 
-    fn ip(text: &str) -> IpAddr {
+    fn ip(text: &str) -> std::net::IpAddr {
         text.parse().unwrap()
     }
 
     fn holds(boundaries: &Boundaries, address: &str) -> bool {
         match ip(address) {
-            IpAddr::V4(v4) => boundaries.v4.partition_point(|&b| b <= v4.to_bits()) % 2 == 1,
-            IpAddr::V6(v6) => boundaries.v6.partition_point(|&b| b <= v6.to_bits()) % 2 == 1,
+            std::net::IpAddr::V4(v4) => boundaries.v4.partition_point(|&b| b <= v4.to_bits()) % 2 == 1,
+            std::net::IpAddr::V6(v6) => boundaries.v6.partition_point(|&b| b <= v6.to_bits()) % 2 == 1,
         }
     }
 
@@ -187,18 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_found_by_network() {
-        let index = AddressIndex::new(["10.0.0.5", "fd00::5", "10.0.1.5", "255.255.255.255"].map(ip));
-        let inside = |block: &IpBlock| {
-            let mut found: Vec<u32> = index.inside(block).collect();
-            found.sort_unstable();
-            found
-        };
-        assert_eq!(inside(&block("10.0.0.0/16", &[])), [0, 2]);
-        assert_eq!(inside(&block("10.0.0.0/16", &["10.0.1.0/24"])), [0]);
-        assert_eq!(inside(&block("0.0.0.0/0", &[])), [0, 2, 3]);
-        assert_eq!(inside(&block("::/0", &[])), [1]);
-        assert!(!index.touches(&union([&block("192.168.0.0/16", &[])])));
-        assert!(index.touches(&union([&block("192.168.0.0/16", &[]), &block("fd00::/64", &[])])));
+    fn an_overlap_is_inside_or_opens_inside() {
+        let boundaries = [10u32, 20, 30];
+        for (first, last, expected) in [
+            (0, 9, false),
+            (0, 10, true),
+            (15, 16, true),
+            (19, 40, true),
+            (20, 29, false),
+            (20, 30, true),
+            (31, 31, true),
+        ] {
+            assert_eq!(overlaps(&boundaries, first, last), expected, "{first} to {last}");
+        }
+        assert!(!overlaps(&[], 0u32, u32::MAX));
     }
 }

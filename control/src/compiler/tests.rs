@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use podgate_config::model::pod::Phase;
-use podgate_dataplane::policy::{PROGRAM_CLOSED, PROGRAM_NONE, PolicyPeer, Tier};
+use podgate_dataplane::policy::{Direction, PROGRAM_CLOSED, PROGRAM_NONE, PolicyPeer, Tier};
 
 use super::world::{World, across, block, object, own, rule};
-use super::{CompileError, Limits, Scope, compile};
+use super::{CompileError, Compiler, Limits, PolicyHits, Scope, compile};
 
 /// x/a, x/b, y/a, y/b, each with a TCP port `http`: 80 on a, 8080 on b.
 fn four_pods() -> World {
@@ -468,8 +468,8 @@ fn atoms_and_programs_are_shared() {
         .policy("x/db", "app=db", Some(vec![rule(&["TCP/pg"], &[own("app=web")])]), None)
         .policy("x/web", "app=web", Some(vec![]), Some(vec![rule(&["TCP/pg"], &[own("app=db")])]));
     let compiled = world.compile();
-    assert_eq!(compiled.tables.atoms(), 2);
-    assert_eq!(compiled.origins.programs(), 3);
+    assert_eq!(compiled.compiler.atoms(), 2);
+    assert_eq!(compiled.compiler.programs(), 3);
     world.expect(&[("x/web-7 -> x/db TCP/5432", true), ("x/db -> x/web-7 TCP/5432", false)]);
 }
 
@@ -547,13 +547,14 @@ fn origins_name_policy_rule_and_peer() {
         let pod = compiled.tables.lookup(address).map(|(_, slot)| slot);
         let peer = PolicyPeer { address, pod };
         let list: Vec<_> = compiled
-            .origins
+            .compiler
             .admitting(verdict.program, verdict.interval, peer)
+            .iter()
             .map(|origin| (origin.policy.to_string(), origin.rule, origin.peer))
             .collect();
         assert_eq!(verdict.allowed(), !list.is_empty());
         let isolating: Vec<_> =
-            compiled.origins.isolating(verdict.program).map(ToString::to_string).collect();
+            compiled.compiler.isolating(verdict.program).iter().map(ToString::to_string).collect();
         assert_eq!(isolating, ["x/deny", "x/web"]);
         list
     };
@@ -578,16 +579,17 @@ fn hits_are_folded_by_policy() {
         Some(vec![rule(&["TCP/80"], &[own("pod=b")])]),
         None,
     );
-    let mut compiled = world.compile();
-    compiled.tables = compiled.tables.with_hits(2);
+    let compiled =
+        super::compile_for(&world.0, Scope::AllPods, &Limits::default(), 2, |_| super::Delivery::default())
+            .unwrap();
     for (worker, probe) in ["x/b -> x/a TCP/80", "y/b -> x/a TCP/80", "x/b -> x/a TCP/81"].iter().enumerate()
     {
         let judgement = world.judge(&compiled, probe);
         compiled.tables.count(worker % 2, judgement.ingress.unwrap());
     }
     let hits: Vec<_> = compiled
-        .origins
-        .policy_hits(&compiled.tables)
+        .compiler
+        .policy_hits()
         .into_iter()
         .map(|((policy, _), hits)| (policy.to_string(), hits.allowed, hits.denied))
         .collect();
@@ -597,5 +599,98 @@ fn hits_are_folded_by_policy() {
 #[test]
 fn an_empty_cluster_compiles() {
     let compiled = World::default().compile();
-    assert_eq!((compiled.tables.slots(), compiled.tables.atoms()), (0, 0));
+    assert_eq!((compiled.tables.addresses(), compiled.compiler.atoms()), (0, 0));
+}
+
+/// Everything comes, changes and goes, with all kinds of peers and ports; then nothing is left over.
+#[test]
+fn nothing_is_left_over() {
+    let world = four_pods()
+        .policy("x/own", "pod=a", Some(vec![rule(&["TCP/http"], &[own("pod in a|b"), own("!gone")])]), None)
+        .policy(
+            "x/cut",
+            "",
+            None,
+            Some(vec![rule(&["TCP/http"], &[block("10.0.0.0/8", &[]), across("", "")])]),
+        )
+        .policy("y/all", "", Some(vec![rule(&["UDP/dns"], &[])]), Some(vec![rule(&["UDP/dns"], &[])]))
+        .policy("y/blocks", "", Some(vec![rule(&[], &[block("10.0.0.0/8", &["10.1.0.0/16"])])]), None);
+    let mut compiler = Compiler::new(&Limits::default(), 1);
+    for generation in 1..4 {
+        compiler.load(&world.0, |_| true, |_| super::Delivery::default());
+        compiler.settle().unwrap();
+        compiler.published(generation);
+        for name in world.0.policies.keys() {
+            compiler.remove_policy(name);
+        }
+        for name in world.0.pods.keys() {
+            compiler.remove_pod(name);
+        }
+        for name in world.0.namespaces.keys() {
+            compiler.set_namespace(name, None);
+        }
+        let tables = compiler.settle().unwrap();
+        assert_eq!(tables.addresses(), 0);
+    }
+    compiler.published(4);
+    compiler.oldest = 4;
+    while compiler.reap_program(0) || compiler.terms.reap(4, 0, &mut compiler.writer) {}
+    assert_eq!(compiler.programs(), 0);
+    assert_eq!(compiler.row_counts(), (0, 0));
+    assert_eq!(compiler.terms.counts(), (0, 0, 0));
+    assert_eq!((compiler.pod_labels.len(), compiler.space_labels.len()), ((0, 0), (0, 0)));
+    assert_eq!((compiler.blocks.len(), compiler.spaces.len(), compiler.policies.len()), (0, 0, 0));
+    assert_eq!(
+        (compiler.rows(), compiler.writer.program_words(), compiler.writer.range_boundaries()),
+        (0, 0, 0)
+    );
+    assert!(compiler.across.is_empty() && compiler.in_blocks.is_empty() && compiler.any_pod.is_none());
+    assert!(compiler.spanning.is_empty() && compiler.claims.is_empty());
+}
+
+/// What was counted outlives the program it was counted for, as long as the policy is there; verdicts of then are explained.
+#[test]
+fn hits_and_origins_outlive_their_programs() {
+    let policy = |port: &str| {
+        let world = four_pods().policy("x/web", "pod=a", Some(vec![rule(&[port], &[own("pod=b")])]), None);
+        world.0.policies[&object("x/web")].clone()
+    };
+    let mut world = four_pods();
+    world.0.policies.insert(object("x/web"), policy("TCP/80"));
+    let mut compiler = Compiler::new(&Limits::default(), 1);
+    compiler.load(&world.0, |_| true, |_| super::Delivery::default());
+    let tables = compiler.settle().unwrap();
+    compiler.published(1);
+    let peer = PolicyPeer {
+        address: "10.0.0.2".parse().unwrap(),
+        pod: tables.lookup("10.0.0.2".parse().unwrap()).map(|(_, slot)| slot),
+    };
+    let subject = tables.lookup("10.0.0.1".parse().unwrap()).unwrap().1;
+    let verdict = tables.ingress(subject, peer, 6, 80);
+    assert!(verdict.allowed());
+    tables.count(0, verdict);
+    for generation in 2..10 {
+        compiler.set_policy(policy(&format!("TCP/{generation}")).into());
+        compiler.settle().unwrap();
+        compiler.published(generation);
+        compiler.oldest = generation;
+        while compiler.reap_program(0) {}
+        // A worker that still has the first tables counts on: its program is there no longer, or another one's by now.
+        let hits = compiler.policy_hits();
+        assert_eq!(hits[&(object("x/web"), Direction::Ingress)], PolicyHits { allowed: 1, denied: 0 });
+        let then = compiler.admitting_then(verdict.program, verdict.interval, Some(peer), 1).unwrap();
+        assert_eq!(then, [(&object("x/web"), 0)]);
+        assert_eq!(compiler.isolating_then(verdict.program, 1).unwrap(), [&object("x/web")]);
+    }
+    assert_eq!(compiler.isolating_then(verdict.program, 0), None, "before all");
+    assert_eq!(compiler.policy_state(&object("x/web")), Some((1, Some(9))));
+    compiler.remove_policy(&object("x/web"));
+    compiler.set_policy(policy("TCP/80").into());
+    compiler.settle().unwrap();
+    let hits = compiler.policy_hits();
+    assert_eq!(
+        hits[&(object("x/web"), Direction::Ingress)],
+        PolicyHits::default(),
+        "another one of that name"
+    );
 }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::target;
 use super::end::{End, IpProtocol, Query, QueryError};
-use super::world::World;
+use super::world::{Asked, World};
+use podgate_config::model::ObjectName;
 use podgate_dataplane::policy::Verdict;
 
 /// One source and one destination.
@@ -54,12 +55,13 @@ pub struct Matrix {
     pub cells: Vec<Vec<Cell>>,
 }
 
-/// Every live pod with an address against every other, and `others` (outside addresses, nodes) with them.
+/// Every live pod with an address against every other, and `others` (outside addresses, nodes) with them. A world that
+/// changes meanwhile is asked source by source; a pod that goes before its turn is unreachable.
 ///
 /// # Errors
 /// [`QueryError`] if the port is missing, or one of `others` is unknown.
 pub fn matrix(
-    world: &World,
+    world: &impl Asked,
     protocol: IpProtocol,
     port: Option<u16>,
     others: &[End],
@@ -68,31 +70,45 @@ pub fn matrix(
         return Err(QueryError::PortMissing(protocol));
     }
     let port = port.filter(|_| protocol.has_ports());
-    let pods = world.cluster().pods.values().filter(|pod| pod.is_subject() && !pod.addresses.is_empty());
-    let ends: Vec<End> = pods
-        .map(|pod| End::Pod { name: pod.name.clone(), address: None })
-        .chain(others.iter().cloned())
-        .collect();
+    let ends: Vec<End> = world.with(|world| {
+        let pods = world.cluster().pods.values().filter(|pod| pod.is_subject() && !pod.addresses.is_empty());
+        let pods = pods.map(|pod| End::Pod { name: pod.name.clone(), address: None });
+        pods.chain(others.iter().cloned()).collect()
+    });
     let mut cells = Vec::with_capacity(ends.len());
     for from in &ends {
-        let mut row = Vec::with_capacity(ends.len());
-        for to in &ends {
-            let query = Query { from: from.clone(), to: to.clone(), port, protocol };
-            let denied = |verdict: Option<Verdict>| verdict.is_some_and(|verdict| !verdict.allowed());
-            row.push(match world.verdict(&query) {
-                Ok(judgement) => match (denied(judgement.egress), denied(judgement.ingress)) {
-                    (false, false) => Cell::Allow,
-                    (true, false) => Cell::DeniedByEgress,
-                    (false, true) => Cell::DeniedByIngress,
-                    (true, true) => Cell::DeniedByBoth,
-                },
-                Err(QueryError::NoCommonFamily { .. }) => Cell::Unreachable,
-                Err(error) => return Err(error),
-            });
-        }
-        cells.push(row);
+        let row = |world: &World| ends.iter().map(|to| cell(world, from, to, port, protocol)).collect();
+        let row: Result<Vec<Cell>, QueryError> = world.with(row);
+        cells.push(row?);
     }
     Ok(Matrix { protocol, port, ends: ends.iter().map(End::to_string).collect(), cells })
+}
+
+fn cell(
+    world: &World,
+    from: &End,
+    to: &End,
+    port: Option<u16>,
+    protocol: IpProtocol,
+) -> Result<Cell, QueryError> {
+    let query = Query { from: from.clone(), to: to.clone(), port, protocol };
+    let denied = |verdict: Option<Verdict>| verdict.is_some_and(|verdict| !verdict.allowed());
+    let gone = |end: &End, name: &ObjectName| matches!(end, End::Pod { name: asked, .. } if asked == name);
+    match world.verdict(&query) {
+        Ok(judgement) => Ok(match (denied(judgement.egress), denied(judgement.ingress)) {
+            (false, false) => Cell::Allow,
+            (true, false) => Cell::DeniedByEgress,
+            (false, true) => Cell::DeniedByIngress,
+            (true, true) => Cell::DeniedByBoth,
+        }),
+        Err(QueryError::NoCommonFamily { .. }) => Ok(Cell::Unreachable),
+        Err(QueryError::UnknownPod(name) | QueryError::Finished(name) | QueryError::NoAddress(name))
+            if gone(from, &name) || gone(to, &name) =>
+        {
+            Ok(Cell::Unreachable)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The matrix in aligned columns: sources down, destinations across, by number. Ends with a newline.

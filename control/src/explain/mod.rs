@@ -3,7 +3,7 @@
 //! A [`World`] is a cluster with its compiled tables and the knowledge which pods are judged here and which node
 //! is whose own. A question about two ends becomes the same [`judge`](podgate_dataplane::policy::judge) call that
 //! a worker makes for a packet, on the same tables; only the words around the verdict are made here, from the
-//! compiler's [`Origins`](crate::compiler::Origins) for an allow and from the policies themselves for what a deny
+//! compiler ([`Compiler::admitting`](crate::compiler::Compiler::admitting)) for an allow and from the policies themselves for what a deny
 //! lacked. So an answer can be badly worded, but not different from what the gateway does.
 //!
 //! Rules and peers are counted from 0, as in the path of the manifest: `ingress[1].from[0]`.
@@ -22,7 +22,7 @@ pub use end::{End, IpProtocol, Query, QueryError};
 pub use matrix::{Cell, Matrix, matrix, matrix_json, matrix_text};
 pub use probes::probes;
 pub use text::{explain_json, explain_text};
-pub use world::World;
+pub use world::{Asked, World};
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::answer::{Outcome, Side};
 use super::end::Query;
-use super::world::World;
+use super::world::{Asked, World};
 
 /// A probe written back with its answer. What the probe held besides comes along.
 #[derive(Serialize)]
@@ -36,14 +36,14 @@ struct Failed {
 ///
 /// # Errors
 /// The reader's or writer's. A line that is not UTF-8 is the reader's error.
-pub fn probes(world: &World, reader: impl BufRead, mut writer: impl Write) -> io::Result<bool> {
+pub fn probes(world: &impl Asked, reader: impl BufRead, mut writer: impl Write) -> io::Result<bool> {
     let mut had_errors = false;
     for line in reader.lines() {
         let line = line?;
         if line.trim().is_empty() {
             continue;
         }
-        match answer(world, &line) {
+        match world.with(|world| answer(world, &line)) {
             Ok(answered) => serde_json::to_writer(&mut writer, &answered)?,
             Err(error) => {
                 had_errors = true;

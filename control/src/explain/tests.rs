@@ -1,13 +1,15 @@
 //! Explanations of small clusters: ends, exemptions, words, JSON.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use podgate_config::model::pod::Phase;
-use podgate_config::model::{NodeName, Rule};
+use podgate_config::model::{NodeName, ObjectName, Rule};
+use podgate_dataplane::policy::Delivery;
 
 use super::*;
+use crate::compiler::Limits;
 use crate::compiler::world::{World as Small, across, block, object, own, rule};
-use crate::compiler::{Limits, Scope, compile};
+use crate::live::Live;
 
 fn shop_rules() -> Vec<Rule> {
     vec![
@@ -179,11 +181,18 @@ fn pods_that_name_no_node_share_one() {
 #[test]
 fn a_gateway_judges_its_own_pods() {
     let cluster = shop().0;
-    let local = [object("shop/api"), object("shop/web")].into();
-    let compiled = compile(&cluster, Scope::Pods(&local), &Limits::default()).unwrap();
-    let node = Some(NodeName::parse("n1").unwrap());
-    let addresses = vec!["192.168.0.1".parse().unwrap()];
-    let world = World::of_gateway(Arc::new(cluster), Arc::new(compiled), node, addresses, local);
+    let local: BTreeSet<ObjectName> = [object("shop/api"), object("shop/web")].into();
+    let mut world = World::of_gateway(Live::new(Limits::default(), 0));
+    let live = world.live_mut();
+    cluster.namespaces.iter().for_each(|(name, namespace)| live.set_namespace(name, Some(namespace)));
+    cluster.policies.iter().for_each(|(name, policy)| live.set_policy(name, Some(policy)));
+    for pod in cluster.pods.into_values() {
+        let judged = local.contains(&pod.name);
+        world.set_pod(pod, judged, Delivery::default());
+    }
+    world.set_served(local);
+    world.set_nodes(Some(&NodeName::parse("n1").unwrap()), &["192.168.0.1".parse().unwrap()]);
+    world.live_mut().settle().unwrap();
     let answer = ask(&world, "shop/db", "shop/api", "TCP/9000").unwrap();
     assert_eq!((answer.egress.verdict, answer.ingress.verdict), (Outcome::NotJudged, Outcome::Allow));
     assert_eq!(answer.egress.reason, "judged on shop/db's own node");

@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{PoisonError, RwLock};
 
 use podgate_config::model::pod::Phase;
 use podgate_config::model::{Cluster, NodeName, ObjectName, Pod};
-use podgate_dataplane::policy::{Direction, Judgement, PodSlot, PolicyPeer, Question, Tier, Verdict, judge};
+use podgate_dataplane::policy::{
+    Delivery, Direction, Judgement, PodSlot, PolicyPeer, Question, Tier, Verdict, judge,
+};
 
 use super::answer::{Explanation, Outcome, Party, Side};
 use super::end::{End, Query, QueryError};
 use super::nearest::{Denied, nearest};
 use super::words;
-use crate::compiler::{CompileError, Compiled, Limits, Scope, compile};
+use crate::compiler::{CompileError, Limits};
+use crate::live::Live;
 
 /// Addresses of the lab's node unless a Node object says otherwise.
 const DEFAULT_NODE: [IpAddr; 2] = [
@@ -20,18 +23,36 @@ const DEFAULT_NODE: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0xfffe)),
 ];
 
-/// What questions are answered from. Immutable, shared freely.
+/// What questions are answered from.
 pub struct World {
-    cluster: Arc<Cluster>,
-    compiled: Arc<Compiled>,
+    live: Live,
     /// Whose directions are judged here; `None` for every pod's.
     judged: Option<BTreeSet<ObjectName>>,
     nodes: Vec<NodeEntry>,
     /// The node of pods that name none.
     unnamed: usize,
     nodes_by_name: BTreeMap<NodeName, usize>,
-    pods_by_address: BTreeMap<IpAddr, ObjectName>,
     nodes_by_address: BTreeMap<IpAddr, usize>,
+    /// Live pods of their node's network, by the addresses that they say they have.
+    host_pods: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
+}
+
+/// A world that can be asked: one of its own, or one that changes and is shared.
+pub trait Asked {
+    /// Asks while nothing changes.
+    fn with<T>(&self, ask: impl FnOnce(&World) -> T) -> T;
+}
+
+impl Asked for World {
+    fn with<T>(&self, ask: impl FnOnce(&World) -> T) -> T {
+        ask(self)
+    }
+}
+
+impl Asked for RwLock<World> {
+    fn with<T>(&self, ask: impl FnOnce(&World) -> T) -> T {
+        ask(&self.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 struct NodeEntry {
@@ -79,84 +100,139 @@ impl World {
     /// # Errors
     /// [`CompileError`] if the policies exceed the default limits.
     pub fn from_cluster(cluster: Cluster) -> Result<Self, CompileError> {
-        let compiled = compile(&cluster, Scope::AllPods, &Limits::default())?;
+        let mut live = Live::new(Limits::default(), 0);
+        cluster.namespaces.iter().for_each(|(name, namespace)| live.set_namespace(name, Some(namespace)));
+        cluster.nodes.iter().for_each(|(name, node)| live.set_node(name, Some(node)));
+        cluster.policies.iter().for_each(|(name, policy)| live.set_policy(name, Some(policy)));
+        let mut world = Self::of_manifests(live);
+        let pods = cluster.pods.into_values();
+        pods.for_each(|pod| world.set_pod(pod, true, Delivery::default()));
+        world.place_pods();
+        world.live.settle()?;
+        Ok(world)
+    }
+
+    /// A world in which every pod is judged, as of manifests, to be told of changes.
+    #[must_use]
+    pub fn of_manifests(live: Live) -> Self {
+        Self::new(live, None)
+    }
+
+    /// Places pods on the nodes that the documents know, after nodes or pods have changed: see
+    /// [`from_cluster`](Self::from_cluster).
+    pub fn place_pods(&mut self) {
+        let cluster = self.live.cluster();
         let mut names: BTreeSet<&NodeName> = cluster.nodes.keys().collect();
         names.extend(cluster.pods.values().filter_map(|pod| pod.node.as_ref()));
-        let mut nodes: Vec<NodeEntry> = names.iter().map(|name| entry(&cluster, name)).collect();
+        let mut nodes: Vec<NodeEntry> = names.iter().map(|name| entry(cluster, name)).collect();
         if nodes.len() != 1 {
             nodes.push(NodeEntry { name: None, addresses: Vec::new() });
         }
-        let unnamed = nodes.len() - 1;
         if let Some(node) = nodes.last_mut().filter(|node| node.addresses.is_empty()) {
             node.addresses.extend(DEFAULT_NODE);
         }
-        Ok(Self::new(Arc::new(cluster), Arc::new(compiled), None, nodes, unnamed))
+        self.place_nodes(nodes);
     }
 
-    /// The world of a running gateway: `compiled` is what is in force and was compiled from `cluster`; `local` are
-    /// the pods that it serves, and only their directions are judged; `node_addresses` are its node's own.
+    /// The world of a gateway that knows nothing yet: only the directions of pods that it serves are judged.
     #[must_use]
-    pub fn of_gateway(
-        cluster: Arc<Cluster>,
-        compiled: Arc<Compiled>,
-        node: Option<NodeName>,
-        node_addresses: Vec<IpAddr>,
-        local: BTreeSet<ObjectName>,
-    ) -> Self {
-        let mut nodes: Vec<NodeEntry> = cluster
-            .nodes
-            .keys()
-            .filter(|&name| Some(name) != node.as_ref())
-            .map(|name| entry(&cluster, name))
-            .collect();
-        nodes.push(NodeEntry { name: node, addresses: node_addresses });
-        let unnamed = nodes.len() - 1;
-        Self::new(cluster, compiled, Some(local), nodes, unnamed)
+    pub fn of_gateway(live: Live) -> Self {
+        Self::new(live, Some(BTreeSet::new()))
     }
 
-    fn new(
-        cluster: Arc<Cluster>,
-        compiled: Arc<Compiled>,
-        judged: Option<BTreeSet<ObjectName>>,
-        nodes: Vec<NodeEntry>,
-        unnamed: usize,
-    ) -> Self {
-        let nodes_by_name =
-            nodes.iter().enumerate().filter_map(|(place, node)| Some((node.name.clone()?, place))).collect();
-        let mut world = Self {
-            cluster,
-            compiled,
+    fn new(live: Live, judged: Option<BTreeSet<ObjectName>>) -> Self {
+        Self {
+            live,
             judged,
-            nodes,
-            unnamed,
-            nodes_by_name,
-            pods_by_address: BTreeMap::new(),
+            nodes: vec![NodeEntry { name: None, addresses: Vec::new() }],
+            unnamed: 0,
+            nodes_by_name: BTreeMap::new(),
             nodes_by_address: BTreeMap::new(),
-        };
-        let cluster = Arc::clone(&world.cluster);
-        for (place, node) in world.nodes.iter().enumerate() {
+            host_pods: BTreeMap::new(),
+        }
+    }
+
+    /// A gateway's node and its addresses; the other nodes are taken from the objects.
+    pub fn set_nodes(&mut self, node: Option<&NodeName>, addresses: &[IpAddr]) {
+        let cluster = self.live.cluster();
+        let others = cluster.nodes.keys().filter(|&name| Some(name) != node);
+        let mut nodes: Vec<NodeEntry> = others.map(|name| entry(cluster, name)).collect();
+        nodes.push(NodeEntry { name: node.cloned(), addresses: addresses.to_vec() });
+        self.place_nodes(nodes);
+    }
+
+    /// The last one is that of pods that name none.
+    fn place_nodes(&mut self, nodes: Vec<NodeEntry>) {
+        self.unnamed = nodes.len().saturating_sub(1);
+        let named = nodes.iter().enumerate();
+        self.nodes_by_name = named.filter_map(|(place, node)| Some((node.name.clone()?, place))).collect();
+        self.nodes_by_address.clear();
+        for (place, node) in nodes.iter().enumerate() {
             for &address in &node.addresses {
-                world.nodes_by_address.entry(address).or_insert(place);
+                self.nodes_by_address.entry(address).or_insert(place);
             }
         }
-        for pod in cluster.pods.values().filter(|pod| pod.phase == Phase::Live) {
-            for &address in &pod.addresses {
-                if pod.host_network {
-                    // A hostNetwork pod's address is its node's.
-                    let node = world.node_of(pod);
-                    world.nodes_by_address.entry(address).or_insert(node);
-                } else {
-                    world.pods_by_address.entry(address).or_insert_with(|| pod.name.clone());
+        self.nodes = nodes;
+    }
+
+    /// Which pods a gateway serves.
+    pub fn set_served(&mut self, pods: BTreeSet<ObjectName>) {
+        self.judged = Some(pods);
+    }
+
+    /// A pod is there: see [`Live::set_pod`].
+    pub fn set_pod(&mut self, pod: Pod, judged: bool, delivery: Delivery) {
+        self.forget_host_pod(&pod.name);
+        if pod.host_network && pod.phase == Phase::Live {
+            for address in &pod.addresses {
+                self.host_pods.entry(*address).or_default().insert(pod.name.clone());
+            }
+        }
+        self.live.set_pod(pod, judged, delivery);
+    }
+
+    /// A pod is gone.
+    pub fn remove_pod(&mut self, name: &ObjectName) {
+        self.forget_host_pod(name);
+        self.live.remove_pod(name);
+    }
+
+    fn forget_host_pod(&mut self, name: &ObjectName) {
+        let Some(pod) = self.live.cluster().pods.get(name).filter(|pod| pod.host_network) else { return };
+        for address in &pod.addresses {
+            if let Some(pods) = self.host_pods.get_mut(address) {
+                pods.remove(name);
+                if pods.is_empty() {
+                    self.host_pods.remove(address);
                 }
             }
         }
-        world
+    }
+
+    /// The objects and the tables.
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// To tell it of changes, but for pods.
+    pub fn live_mut(&mut self) -> &mut Live {
+        &mut self.live
     }
 
     /// What is asked about.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.live.cluster()
+    }
+
+    fn node_at(&self, address: IpAddr) -> Option<usize> {
+        let known = self.nodes_by_address.get(&address).copied();
+        known.or_else(|| {
+            // A hostNetwork pod's address is its node's.
+            let pod = self.host_pods.get(&address)?.first()?;
+            Some(self.node_of(self.cluster().pods.get(pod)?))
+        })
     }
 
     fn is_judged(&self, pod: &Pod) -> bool {
@@ -225,7 +301,7 @@ impl World {
             from_own_node: own_node(from, to),
             to_own_node: own_node(to, from),
         };
-        judge(&self.compiled.tables, &question)
+        judge(self.live.tables(), &question)
     }
 
     fn resolve(&self, from: &End, to: &End) -> Result<(Resolved<'_>, Resolved<'_>), QueryError> {
@@ -242,16 +318,18 @@ impl World {
     fn candidate(&self, end: &End) -> Result<Candidate<'_>, QueryError> {
         match end {
             End::Address(address) => {
-                let owner = self.pods_by_address.get(address).and_then(|name| self.cluster.pods.get(name));
-                let kind = match (owner, self.nodes_by_address.get(address)) {
+                let owner =
+                    self.live.compiler().pod_at(*address).and_then(|name| self.cluster().pods.get(name));
+                let kind = match (owner, self.node_at(*address)) {
                     (Some(pod), _) => Kind::Pod(pod),
-                    (None, Some(&node)) => Kind::Node(node),
+                    (None, Some(node)) => Kind::Node(node),
                     (None, None) => Kind::Outside,
                 };
                 Ok(Candidate { kind, host_pod: None, addresses: vec![*address] })
             }
             End::Pod { name, address } => {
-                let pod = self.cluster.pods.get(name).ok_or_else(|| QueryError::UnknownPod(name.clone()))?;
+                let pod =
+                    self.cluster().pods.get(name).ok_or_else(|| QueryError::UnknownPod(name.clone()))?;
                 if pod.phase == Phase::Finished {
                     return Err(QueryError::Finished(name.clone()));
                 }
@@ -284,12 +362,13 @@ impl World {
         let mut slot = None;
         match end.kind {
             Kind::Pod(pod) => {
-                if let Some(owner) = self.pods_by_address.get(&address).filter(|&owner| *owner != pod.name) {
+                let owner = self.live.compiler().pod_at(address);
+                if let Some(owner) = owner.filter(|&owner| *owner != pod.name) {
                     let (name, owner) = (pod.name.clone(), owner.clone());
                     return Err(QueryError::TakenAddress { name, address, owner });
                 }
                 party.pod = Some(pod.name.to_string());
-                slot = self.compiled.tables.lookup(address).map(|(_, slot)| slot);
+                slot = self.live.tables().lookup(address).map(|(_, slot)| slot);
             }
             Kind::Node(node) => {
                 let name = self.nodes.get(node).and_then(|node| node.name.as_ref());
@@ -343,7 +422,7 @@ impl World {
                 };
             }
             Tier::NetworkPolicy => {
-                let isolating: Vec<&ObjectName> = self.compiled.origins.isolating(verdict.program).collect();
+                let isolating: Vec<&ObjectName> = self.live.compiler().isolating(verdict.program);
                 side.isolating = isolating.iter().map(ToString::to_string).collect();
                 let destination_pod = match direction {
                     Direction::Ingress => subject.pod(),
@@ -352,7 +431,7 @@ impl World {
                 if verdict.allowed() {
                     self.name_origin(&mut side, direction, peer, verdict, destination_pod);
                 } else {
-                    let policies = isolating.iter().filter_map(|&name| self.cluster.policies.get(name));
+                    let policies = isolating.iter().filter_map(|&name| self.cluster().policies.get(name));
                     let denied = Denied {
                         direction,
                         peer: peer.address,
@@ -361,7 +440,7 @@ impl World {
                         protocol: query.protocol,
                         port,
                     };
-                    side.nearest = nearest(&self.cluster, policies, &denied);
+                    side.nearest = nearest(self.cluster(), policies, &denied);
                     let by = words::shortened(side.isolating.iter().cloned(), ", ");
                     side.reason = format!("{section} of {name} is isolated by {by}; no rule admits this");
                 }
@@ -380,7 +459,8 @@ impl World {
         destination_pod: Option<&Pod>,
     ) {
         let policy_peer = PolicyPeer { address: peer.address, pod: peer.slot };
-        let mut origins = self.compiled.origins.admitting(verdict.program, verdict.interval, policy_peer);
+        let mut origins =
+            self.live.compiler().admitting(verdict.program, verdict.interval, policy_peer).into_iter();
         let Some(origin) = origins.next() else { return };
         let others: BTreeSet<(&ObjectName, usize)> = origins
             .map(|other| (other.policy, other.rule))
@@ -392,7 +472,7 @@ impl World {
         let path = words::path(direction, origin.rule, origin.peer);
         side.reason = format!("allowed by {} {path}", origin.policy);
         let rule = self
-            .cluster
+            .cluster()
             .policies
             .get(origin.policy)
             .and_then(|policy| words::rules(policy, direction).get(origin.rule));

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use podgate_dataplane::clock::Instant64;
 use podgate_dataplane::record::DropRecord;
 
-use super::history::History;
+use super::publish::Publisher;
 use crate::admin::protocol::DropLine;
+use crate::explain::Asked;
 
 /// Names what the record has numbers for. `now` is this moment on the worker's clock, `interfaces` are the ports'.
 #[must_use]
@@ -16,20 +17,17 @@ pub fn line(
     record: &DropRecord,
     now: Instant64,
     interfaces: &BTreeMap<u16, String>,
-    history: &History,
+    publisher: &Publisher,
     lost: u64,
 ) -> DropLine {
-    let basis = history.get(record.generation);
-    let name = |address: IpAddr| {
-        let names = &basis.or_else(|| history.current().map(|current| &**current))?.names;
-        names.get(&address).map(ToString::to_string)
-    };
-    let policies = match (basis, record.decided_by) {
-        (Some(basis), Some((_, verdict))) => {
-            basis.compiled.origins.isolating(verdict.program).map(ToString::to_string).collect()
-        }
-        _ => Vec::new(),
-    };
+    let name = |address: IpAddr| publisher.name_of(address);
+    let policies = record.decided_by.map_or_else(Vec::new, |(_, verdict)| {
+        let named = publisher.world().with(|world| {
+            let isolating = world.live().isolating_then(verdict.program, record.generation)?;
+            Some(isolating.into_iter().map(ToString::to_string).collect())
+        });
+        named.unwrap_or_default()
+    });
     let (source, destination) = record.addresses.unzip();
     DropLine {
         time_ms: wall_clock_ms(now.since(record.time)),

@@ -1,19 +1,18 @@
 //! What the admin socket and the HTTP endpoints may ask of the gateway's loop.
 //!
 //! The loop owns ports, store and engine alone, so that no lock orders them; everybody else sends it an [`Ask`] with a
-//! place for the answer. Questions about policy do not go there: what is in force lies in a watch channel, and a long
-//! list of probes keeps nobody waiting.
+//! place for the answer. Questions about policy do not go there: they are asked of what is in force under a lock, one at a
+//! time, so that a long list of probes keeps nobody waiting.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::history::Basis;
 use crate::admin::protocol::{DropLine, PortSpec, ProbeAnswers, Request};
-use crate::explain::{IpProtocol, matrix, probes};
+use crate::explain::{Asked, IpProtocol, World, matrix, probes};
 use crate::status::{PortStatus, Status};
 
 /// Drop lines kept for those who ask what was dropped lately.
@@ -40,8 +39,8 @@ pub enum Ask {
 pub enum InForce {
     /// Nothing is published yet, or the sources have not synced.
     Closed,
-    /// These tables judge.
-    Open(Arc<Basis>),
+    /// It may be asked.
+    Open(Arc<RwLock<World>>),
 }
 
 /// Drops of late and to come.
@@ -121,18 +120,18 @@ impl GatewayHandle {
                 json(self.ask(|reply| Ask::PortRemove(interface, reply)).await.ok_or_else(stopping)??)
             }
             Request::Explain(query) => {
-                let basis = self.in_force()?;
-                json(basis.world.explain(&query).map_err(|error| error.to_string())?)
+                let world = self.in_force()?;
+                json(world.with(|world| world.explain(&query)).map_err(|error| error.to_string())?)
             }
             Request::Matrix { protocol, port } => {
-                let basis = self.in_force()?;
-                blocking(move || reachability(&basis, protocol, port)).await?
+                let world = self.in_force()?;
+                blocking(move || reachability(&world, protocol, port)).await?
             }
             Request::Probes { lines } => {
-                let basis = self.in_force()?;
+                let world = self.in_force()?;
                 blocking(move || {
                     let mut bytes = Vec::new();
-                    let failed = probes(&basis.world, lines.as_bytes(), &mut bytes)
+                    let failed = probes(&*world, lines.as_bytes(), &mut bytes)
                         .map_err(|error| format!("reading the probes: {error}"))?;
                     let lines = String::from_utf8(bytes).map_err(|error| error.to_string())?;
                     json(ProbeAnswers { lines, failed })
@@ -143,9 +142,9 @@ impl GatewayHandle {
         }
     }
 
-    fn in_force(&self) -> Result<Arc<Basis>, String> {
+    fn in_force(&self) -> Result<Arc<RwLock<World>>, String> {
         match &*self.in_force.borrow() {
-            InForce::Open(basis) => Ok(basis.clone()),
+            InForce::Open(world) => Ok(world.clone()),
             InForce::Closed => {
                 Err("the gateway is closed until its sources were once without error: pods take only \
                                     what comes from their own node; `podgate status` says what is wrong"
@@ -161,8 +160,8 @@ impl GatewayHandle {
     }
 }
 
-fn reachability(basis: &Basis, protocol: IpProtocol, port: Option<u16>) -> Result<Value, String> {
-    json(matrix(&basis.world, protocol, port, &[]).map_err(|error| error.to_string())?)
+fn reachability(world: &RwLock<World>, protocol: IpProtocol, port: Option<u16>) -> Result<Value, String> {
+    json(matrix(world, protocol, port, &[]).map_err(|error| error.to_string())?)
 }
 
 /// Long questions must not keep a thread of the runtime.

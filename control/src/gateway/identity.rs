@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use podgate_config::model::{Cluster, ObjectName, PodUid};
+use podgate_config::model::{ObjectName, PodUid};
 
 /// The numbers of all pods that are there now.
 #[derive(Debug, Default)]
@@ -16,24 +16,28 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// Takes over which pods there are: the new get numbers, those that went lose theirs for good.
-    pub fn update(&mut self, cluster: &Cluster) {
-        self.pods.retain(|name, _| cluster.pods.contains_key(name));
-        for (name, pod) in &cluster.pods {
-            match self.pods.get(name) {
-                Some((uid, _)) if *uid == pod.uid => {}
-                // The source has learned the UID of the pod it knew by name, or lost it.
-                Some((uid, number)) if uid.is_none() || pod.uid.is_none() => {
-                    let known = (uid.clone().or_else(|| pod.uid.clone()), *number);
-                    self.pods.insert(name.clone(), known);
-                }
-                _ => {
-                    // After 4 billion pods the numbers begin anew; a flow of the first would have to live on.
-                    self.last = self.last.wrapping_add(1).max(1);
-                    self.pods.insert(name.clone(), (pod.uid.clone(), self.last));
-                }
+    /// A pod is there; gives its number.
+    pub fn set(&mut self, name: &ObjectName, uid: Option<&PodUid>) -> u32 {
+        let known = match self.pods.get(name) {
+            Some((known, number)) if known.as_ref() == uid => return *number,
+            // The source has learned the UID of the pod it knew by name, or lost it.
+            Some((known, number)) if known.is_none() || uid.is_none() => {
+                (known.clone().or_else(|| uid.cloned()), *number)
             }
-        }
+            _ => {
+                // After 4 billion pods the numbers begin anew; a flow of the first would have to live on.
+                self.last = self.last.wrapping_add(1).max(1);
+                (uid.cloned(), self.last)
+            }
+        };
+        let number = known.1;
+        self.pods.insert(name.clone(), known);
+        number
+    }
+
+    /// A pod is gone, and with it its number.
+    pub fn remove(&mut self, name: &ObjectName) {
+        self.pods.remove(name);
     }
 
     /// The number of a pod, from 1; `None` for one that is not there.
@@ -45,28 +49,7 @@ impl Identities {
 
 #[cfg(test)]
 mod tests {
-    use podgate_config::model::{Labels, Phase, Pod};
-
     use super::*;
-
-    fn cluster(pods: &[(&str, Option<&str>)]) -> Cluster {
-        let mut cluster = Cluster::default();
-        for (name, uid) in pods {
-            let name = ObjectName::parse("shop", name).unwrap();
-            let pod = Pod {
-                name: name.clone(),
-                uid: uid.map(|uid| PodUid::parse(uid).unwrap()),
-                labels: Labels::new(),
-                addresses: Vec::new(),
-                phase: Phase::Live,
-                host_network: false,
-                node: None,
-                ports: Vec::new(),
-            };
-            cluster.pods.insert(name, pod);
-        }
-        cluster
-    }
 
     #[test]
     fn a_number_belongs_to_one_incarnation() {
@@ -82,7 +65,16 @@ mod tests {
             vec![],
             vec![("web", Some("2"))],
         ] {
-            identities.update(&cluster(&state));
+            for name in ["web", "db"] {
+                let object = ObjectName::parse("shop", name).unwrap();
+                match state.iter().find(|(known, _)| *known == name) {
+                    Some((_, uid)) => {
+                        let uid = uid.map(|uid| PodUid::parse(uid).unwrap());
+                        assert_eq!(Some(identities.set(&object, uid.as_ref())), identities.get(&object));
+                    }
+                    None => identities.remove(&object),
+                }
+            }
             seen.push(identities.get(&web));
         }
         let first = seen[0];

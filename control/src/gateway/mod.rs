@@ -5,14 +5,15 @@
 //! milliseconds later, so that a burst costs one compilation. Then:
 //!
 //! ```text
-//! sources' objects + ports --resolve--> cluster --compile--> tables --build--> snapshot --publish--> workers
+//! sources' objects + ports --resolve--> changes --compile--> tables --build--> snapshot --publish--> workers
 //! ```
 //!
 //! A step that fails leaves the last good snapshot in force and is told in the log, the status and the metrics; nothing
 //! is ever half applied. A kernel event that changes nothing that packets depend on publishes nothing.
 //!
 //! [`resolve`](mod@resolve) says whose an address is, [`identity`] tells a pod from its successor, [`kernel`] follows what
-//! the node's kernel knows, [`ports`] what is wanted and open, `survey` what has changed about it, [`history`] what each generation was made of, and
+//! the node's kernel knows, [`ports`] what is wanted and open, `survey` what has changed about it, [`history`] which generations are in use, [`review`] what does not fit
+//! together, and
 //! [`handle`] is how others ask.
 
 pub mod devices;
@@ -26,6 +27,7 @@ pub mod ports;
 pub mod publish;
 pub mod report;
 pub mod resolve;
+mod review;
 pub mod snapshot;
 mod survey;
 mod wiring;
@@ -35,10 +37,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use podgate_config::manifest::Severity;
 use podgate_config::model::ObjectName;
 use podgate_dataplane::clock::{Clock, MonotonicClock};
-use podgate_dataplane::engine::Engine;
+use podgate_dataplane::engine::{Engine, EngineError};
 use podgate_dataplane::record::DropRecord;
 use podgate_dataplane::worker::Unresolved;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -56,12 +57,16 @@ use handle::{Ask, DropFeed, InForce};
 use kernel::KernelView;
 use options::Options;
 use ports::PortTable;
-use publish::Publisher;
+use publish::{PublishError, Publisher};
+use review::Review;
 use snapshot::Inputs;
 pub use wiring::StartError;
 
 /// How long a burst of changes is waited for.
 const SETTLE: Duration = Duration::from_millis(3);
+
+/// How long after a refused publication the next attempt is.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// How often retired snapshots and drop records are collected.
 const TICK: Duration = Duration::from_millis(100);
@@ -69,9 +74,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often workers are looked at until what was published is in force, and for how long so often.
 const POLL_IN_FORCE: Duration = Duration::from_millis(1);
 const PATIENCE_IN_FORCE: Duration = Duration::from_secs(1);
-
-/// Warnings of one change of the sources that are logged; errors all are.
-const WARNINGS_LOGGED: usize = 50;
 
 /// How often ports that could not be opened are tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -102,6 +104,7 @@ pub struct Gateway {
     ports: PortTable,
     port_file: PortFile,
     publisher: Publisher,
+    review: Review,
     /// Pods whose ports are closed, and why, as published last.
     closed: BTreeMap<ObjectName, String>,
     metrics: Metrics,
@@ -126,7 +129,6 @@ pub struct Gateway {
     /// Pod addresses that the kernel knows the way to, and whether they can be reached.
     steered: BTreeMap<IpAddr, bool>,
     started: Instant,
-    told: BTreeSet<String>,
 }
 
 impl Gateway {
@@ -146,8 +148,10 @@ impl Gateway {
                 Some(ask) = self.asks.recv() => self.answer(ask).await,
                 changed = self.source.changed(), if self.source_lives => {
                     self.source_lives = changed.is_ok();
+                    self.review.wanted = true;
                     self.note(true);
                 }
+                Some(found) = self.review.found.recv() => self.reviewed(found),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
@@ -177,6 +181,7 @@ impl Gateway {
             self.survey().await;
             self.next_survey = Instant::now() + survey::INTERVAL;
         }
+        self.begin_review();
         self.collect();
         let in_force = self.engine.generation_in_force();
         self.answer_waiting(in_force);
@@ -191,32 +196,39 @@ impl Gateway {
     async fn publish(&mut self) {
         let state = self.source.borrow_and_update().clone();
         let pods = self.ports.pods();
-        let node = wiring::node_addresses(&self.kernel, &self.options, &state);
         if std::mem::take(&mut self.recompile) {
-            let (options, metrics) = (&self.options, &self.metrics);
-            let addresses = node.iter().copied().collect();
-            // Compiling may take a tenth of a second: the other tasks of this thread go elsewhere meanwhile.
+            let (options, metrics, kernel) = (&self.options, &self.metrics, &self.kernel);
+            let publisher = &mut self.publisher;
+            // Compiling everything may take a tenth of a second: the other tasks of this thread go elsewhere meanwhile.
             let compiled = tokio::task::block_in_place(|| {
-                self.publisher.compile(&state, &pods, options, addresses, metrics)
+                let changed = publisher.take(&state);
+                let node = wiring::node_addresses(kernel, options, publisher.store()).into_iter().collect();
+                publisher.compile(changed, state.synced, &pods, options, node, metrics)
             });
             if let Err(error) = compiled {
                 tracing::error!(%error, "the last good policies stay in force");
             }
-            self.tell_findings(&state);
         }
         let closed = self.publisher.closed(&pods);
         let (ports, pods) = self.ports.entries(&closed, |pod| self.publisher.identity(pod));
         let (routes, neighbours) = wiring::direct(&self.kernel, &self.options, &self.ports);
+        let node = wiring::node_addresses(&self.kernel, &self.options, self.publisher.store());
         let inputs = Inputs { synced: state.synced, ports, pods, node, routes, neighbours };
         match tokio::task::block_in_place(|| self.publisher.publish(&mut self.engine, inputs)) {
-            Ok(Some(basis)) => {
+            Ok(true) => {
                 self.published = Instant::now();
                 self.next_tick = self.next_tick.min(self.published + POLL_IN_FORCE);
-                let in_force = if state.synced { InForce::Open(basis) } else { InForce::Closed };
-                self.in_force.send_replace(in_force);
+                let open = || InForce::Open(self.publisher.world().clone());
+                self.in_force.send_replace(if state.synced { open() } else { InForce::Closed });
             }
-            Ok(None) => {}
-            Err(error) => tracing::error!(%error, "the last good snapshot stays in force"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the last good snapshot stays in force");
+                if matches!(error, PublishError::Engine(EngineError::Stuck { .. })) {
+                    // The worker lets go sooner or later; then this must not wait for the next change.
+                    self.settle = Some(Instant::now() + AGAIN);
+                }
+            }
         }
         self.closed = closed;
         self.steer().await;
@@ -229,7 +241,10 @@ impl Gateway {
     /// Takes back what no worker uses any more.
     fn collect(&mut self) {
         for snapshot in self.engine.collect() {
-            self.publisher.history.reclaim(snapshot.generation);
+            self.publisher.reclaim(snapshot.generation);
+        }
+        if self.publisher.tidy() {
+            self.next_tick = self.next_tick.min(Instant::now() + POLL_IN_FORCE);
         }
     }
 
@@ -263,7 +278,7 @@ impl Gateway {
         let now = MonotonicClock::new().now();
         for (place, record) in records.iter().enumerate() {
             let lost = if place == 0 { new_lost } else { 0 };
-            self.drops.push(drops::line(record, now, &interfaces, &self.publisher.history, lost));
+            self.drops.push(drops::line(record, now, &interfaces, &self.publisher, lost));
         }
     }
 
@@ -402,29 +417,5 @@ impl Gateway {
         if let Err(error) = self.port_file.save(&self.ports.to_keep()) {
             tracing::error!(%error, "ports are not kept over a restart");
         }
-    }
-
-    /// Logs what is wrong with the objects, each finding once until it is gone.
-    fn tell_findings(&mut self, state: &SourceState) {
-        let mut now = BTreeSet::new();
-        let mut lines = 0;
-        for finding in state.findings.iter().chain(&self.publisher.findings) {
-            let text = finding.to_string();
-            if !self.told.contains(&text) {
-                match finding.severity {
-                    Severity::Error => tracing::error!("{text}"),
-                    Severity::Warning if lines < WARNINGS_LOGGED => tracing::warn!("{text}"),
-                    Severity::Warning => {}
-                }
-                lines += 1;
-            }
-            now.insert(text);
-        }
-        if lines > WARNINGS_LOGGED {
-            tracing::warn!("{lines} findings at once; `podgate status -o json` has all of them");
-        }
-        let mended = self.told.difference(&now);
-        mended.take(WARNINGS_LOGGED).for_each(|text| tracing::info!("mended: {text}"));
-        self.told = now;
     }
 }

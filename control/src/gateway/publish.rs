@@ -1,27 +1,33 @@
 //! From the sources' objects to a published generation.
 //!
-//! A compilation is made when objects, ports or the sources' sync change; a snapshot, when that or anything else that
-//! packets depend on changes. Both are all or nothing: the engine keeps the last good snapshot if anything fails, and
-//! the failure stays in the status until something is published.
+//! What changed is told to the compiler when objects, ports or the sources' sync change; a snapshot is made when that or
+//! anything else that packets depend on changes. Both are all or nothing: the engine keeps the last good snapshot if
+//! anything fails, and the failure stays in the status until something is published.
+//!
+//! Others ask about policy while this goes on ([`Publisher::world`]): the lock is held for writing while the changes of a
+//! burst are taken in, which is far below a millisecond but for the first time and after a failure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use podgate_config::manifest::Finding;
+use podgate_config::manifest::{Finding, ObjectValue};
 use podgate_config::model::ObjectName;
 use podgate_dataplane::engine::{Engine, EngineError};
+use podgate_dataplane::packet::PortId;
+use podgate_dataplane::policy::{Delivery, PolicyTables};
 
-use super::history::{Basis, History};
+use super::history::Generations;
 use super::identity::Identities;
 use super::options::Options;
-use super::resolve::{PodPort, resolve};
+use super::resolve::{PodPort, Resolver};
 use super::snapshot::{Inputs, build};
-use crate::compiler::{CompileError, Scope, compile};
+use crate::compiler::CompileError;
 use crate::explain::World;
+use crate::live::Live;
 use crate::source::SourceState;
-use crate::store;
+use crate::store::{Key, Store};
 use crate::telemetry::metrics::Metrics;
 
 /// Why nothing was published.
@@ -35,128 +41,234 @@ pub enum PublishError {
     Engine(#[from] EngineError),
 }
 
+/// How long names of pods that went are remembered, for drops that were recorded before.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
 /// What was compiled and published last, and how that went.
-#[derive(Default)]
 pub struct Publisher {
-    /// What each generation was made of.
-    pub history: History,
+    /// Which generations are in use.
+    pub generations: Generations,
     /// What does not fit together among the objects in force, with file and document.
     pub findings: Vec<Finding>,
-    /// How long the last compilation took.
+    /// How long the last change took to compile.
     pub took: Duration,
     /// Attempts that failed since the start.
     pub failed: u64,
-    /// Why the last attempt failed; `None` if it did not.
-    pub error: Option<String>,
     /// The first generation made of sources without error.
     pub open_since: Option<u64>,
+    compile_error: Option<String>,
+    publish_error: Option<String>,
+    store: Store,
+    resolver: Resolver,
     identities: Identities,
-    basis: Option<Arc<Basis>>,
-    published: Option<(Arc<Basis>, Inputs)>,
+    world: Arc<RwLock<World>>,
     node: Vec<IpAddr>,
+    /// Ports by pod, as the tables have them.
+    delivered: BTreeMap<ObjectName, u16>,
+    /// Pods with ports and the addresses that the tables know them by.
+    compiled: BTreeMap<ObjectName, Vec<IpAddr>>,
+    tables: Option<PolicyTables>,
+    /// The tables are not those of the last snapshot.
+    fresh: bool,
+    published: Option<Inputs>,
+    /// Addresses of pods that went lately.
+    gone: BTreeMap<IpAddr, (ObjectName, Instant)>,
 }
 
 impl Publisher {
-    /// Compiles what the sources and the ports say now, if it differs from what was compiled last. `node` are the
-    /// addresses of this node.
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(options: &Options) -> Self {
+        let live = Live::new(options.limits.clone(), options.cores.len());
+        Self {
+            generations: Generations::default(),
+            findings: Vec::new(),
+            took: Duration::ZERO,
+            failed: 0,
+            open_since: None,
+            compile_error: None,
+            publish_error: None,
+            store: Store::default(),
+            resolver: Resolver::default(),
+            identities: Identities::default(),
+            world: Arc::new(RwLock::new(World::of_gateway(live))),
+            node: Vec::new(),
+            delivered: BTreeMap::new(),
+            compiled: BTreeMap::new(),
+            tables: None,
+            fresh: false,
+            published: None,
+            gone: BTreeMap::new(),
+        }
+    }
+
+    /// What is in force, for questions.
+    #[must_use]
+    pub fn world(&self) -> &Arc<RwLock<World>> {
+        &self.world
+    }
+
+    /// The objects.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Takes the sources' objects over: [`compile`](Self::compile) tells the compiler.
+    pub fn take(&mut self, state: &SourceState) -> BTreeSet<Key> {
+        self.store.update(&state.objects)
+    }
+
+    /// Compiles what `changed` since the last time, and what the ports say now. `node` are the addresses of this node.
     ///
     /// # Errors
-    /// [`PublishError::Compile`]; what was compiled last stays.
+    /// [`PublishError::Compile`]; the tables of before stay.
     pub fn compile(
         &mut self,
-        state: &SourceState,
-        pods: &[PodPort],
+        changed: BTreeSet<Key>,
+        synced: bool,
+        ports: &[PodPort],
         options: &Options,
         node: Vec<IpAddr>,
         metrics: &Metrics,
     ) -> Result<(), PublishError> {
-        let merged = store::merge(&state.objects);
-        self.findings = merged.findings;
-        let resolved = resolve(merged.cluster, pods, state.synced);
-        if self.basis.as_ref().is_some_and(|basis| basis.resolved == resolved) && self.node == node {
-            return Ok(());
-        }
         let begin = Instant::now();
-        let compiled = compile(&resolved.cluster, Scope::Pods(resolved.judged()), &options.limits);
-        let mut compiled = self.noted(compiled.map_err(PublishError::from))?;
+        let mut pods = self.resolver.set_ports(ports, synced);
+        let served_changed = !pods.is_empty();
+        let store = &self.store;
+        let mut nodes_changed = false;
+        let world = self.world.clone();
+        let mut world = write(&world);
+        for key in changed {
+            let value = store.get(&key);
+            match (key, value) {
+                (Key::Pod(name), _) => drop(pods.insert(name)),
+                (Key::Namespace(name), Some(ObjectValue::Namespace(namespace))) => {
+                    world.live_mut().set_namespace(&name, Some(namespace));
+                }
+                (Key::Namespace(name), _) => world.live_mut().set_namespace(&name, None),
+                (Key::Policy(name), Some(ObjectValue::NetworkPolicy(policy))) => {
+                    world.live_mut().set_policy(&name, Some(policy));
+                }
+                (Key::Policy(name), _) => world.live_mut().set_policy(&name, None),
+                (Key::Node(name), Some(ObjectValue::Node(node))) => {
+                    world.live_mut().set_node(&name, Some(node));
+                    nodes_changed = true;
+                }
+                (Key::Node(name), _) => {
+                    world.live_mut().set_node(&name, None);
+                    nodes_changed = true;
+                }
+            }
+        }
+        self.gone.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
+        for name in self.resolver.update(pods, |name| store.pod(name)) {
+            match self.resolver.pod(&name, store.pod(&name)) {
+                Some(pod) => {
+                    let identity = self.identities.set(&name, pod.uid.as_ref());
+                    let delivery =
+                        Delivery { identity, port: self.delivered.get(&name).copied().map(PortId) };
+                    world.set_pod(pod, self.resolver.judged(&name), delivery);
+                }
+                None => {
+                    if let Some(pod) = world.cluster().pods.get(&name) {
+                        let addresses = pod.addresses.iter();
+                        self.gone.extend(addresses.map(|address| (*address, (name.clone(), Instant::now()))));
+                    }
+                    self.identities.remove(&name);
+                    world.remove_pod(&name);
+                }
+            }
+        }
+        if served_changed {
+            world.set_served(self.resolver.served().cloned().collect());
+        }
+        if nodes_changed || self.node != node || self.tables.is_none() {
+            world.set_nodes(options.node.as_ref(), &node);
+            self.node = node;
+        }
+        let tables = world.live_mut().settle();
+        drop(world);
+        self.settled(tables)?;
+        self.compiled = ports.iter().map(|port| (port.pod.clone(), port.addresses.clone())).collect();
         self.took = begin.elapsed();
         metrics.compiled(self.took);
-        compiled.tables = compiled.tables.with_hits(options.cores.len());
-        let compiled = Arc::new(compiled);
-        self.identities.update(&resolved.cluster);
-        let subjects = resolved.cluster.pods.values().filter(|pod| pod.is_subject());
-        let names = subjects
-            .flat_map(|pod| pod.addresses.iter().map(|address| (*address, pod.name.clone())))
-            .collect();
-        let cluster = Arc::new(resolved.cluster.clone());
-        let world = World::of_gateway(
-            cluster,
-            compiled.clone(),
-            options.node.clone(),
-            node.clone(),
-            resolved.local.clone(),
-        );
-        self.basis = Some(Arc::new(Basis { resolved, compiled, world, names }));
-        self.node = node;
         Ok(())
     }
 
-    /// Publishes what was compiled last with these inputs, if that differs from what is published. Gives the basis of a
-    /// new generation.
+    fn settled(&mut self, tables: Result<PolicyTables, CompileError>) -> Result<(), PublishError> {
+        self.compile_error = tables.as_ref().err().map(ToString::to_string);
+        self.failed += u64::from(tables.is_err());
+        self.tables = Some(tables?);
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// Publishes what was compiled last with these inputs, if that differs from what is published. Says whether it did.
     ///
     /// # Errors
-    /// [`PublishError::Engine`]; what was published stays.
-    pub fn publish(
-        &mut self,
-        engine: &mut Engine,
-        inputs: Inputs,
-    ) -> Result<Option<Arc<Basis>>, PublishError> {
-        let Some(basis) = self.basis.clone() else { return Ok(None) };
-        if self.published.as_ref().is_some_and(|(old, before)| Arc::ptr_eq(old, &basis) && *before == inputs)
-        {
-            return Ok(None);
+    /// [`PublishError`]; what was published stays.
+    pub fn publish(&mut self, engine: &mut Engine, inputs: Inputs) -> Result<bool, PublishError> {
+        if self.delivered != inputs.pods {
+            let world = self.world.clone();
+            let mut world = write(&world);
+            let names: BTreeSet<&ObjectName> = self.delivered.keys().chain(inputs.pods.keys()).collect();
+            for name in names.into_iter().filter(|name| self.delivered.get(*name) != inputs.pods.get(*name)) {
+                let identity = self.identities.get(name).unwrap_or_default();
+                let port = inputs.pods.get(name).copied().map(PortId);
+                world.live_mut().set_delivery(name, Delivery { identity, port });
+            }
+            self.delivered.clone_from(&inputs.pods);
+            let tables = world.live_mut().settle();
+            drop(world);
+            self.settled(tables)?;
+        }
+        let Some(tables) = &self.tables else { return Ok(false) };
+        if !self.fresh && self.published.as_ref() == Some(&inputs) {
+            return Ok(false);
         }
         let generation = engine.generation_published() + 1;
-        let snapshot = build(generation, &basis, &self.identities, &inputs);
-        self.noted(engine.publish(snapshot).map_err(PublishError::from))?;
-        self.history.publish(generation, basis.clone());
+        let snapshot = build(generation, tables.clone(), &inputs);
+        let published = engine.publish(snapshot);
+        self.publish_error = published.as_ref().err().map(ToString::to_string);
+        self.failed += u64::from(published.is_err());
+        published?;
+        write(&self.world).live_mut().published(generation);
+        self.generations.publish(generation);
         if inputs.synced {
             self.open_since.get_or_insert(generation);
         }
-        self.published = Some((basis.clone(), inputs));
-        Ok(Some(basis))
+        self.published = Some(inputs);
+        self.fresh = false;
+        Ok(true)
     }
 
-    /// A success ends the last failure, a failure is kept for the status.
-    fn noted<T>(&mut self, result: Result<T, PublishError>) -> Result<T, PublishError> {
-        match &result {
-            Ok(_) => self.error = None,
-            Err(error) => {
-                self.failed += 1;
-                self.error = Some(error.to_string());
-            }
-        }
-        result
+    /// A snapshot came back from the workers.
+    pub fn reclaim(&mut self, generation: u64) {
+        self.generations.reclaim(generation);
+    }
+
+    /// Gives up what no generation in use needs. Says whether there is more to do.
+    pub fn tidy(&mut self) -> bool {
+        let Some(oldest) = self.generations.oldest() else { return false };
+        write(&self.world).live_mut().reclaim(oldest)
+    }
+
+    /// Why what there is now is not in force; `None` if it is. What was last good is in force then.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        let compile = self.compile_error.as_ref().map(|error| format!("compiling: {error}"));
+        compile.or_else(|| self.publish_error.clone())
     }
 
     /// The pods whose ports must be closed, and why. A port that the tables do not know yet, or know with other addresses,
     /// is one of them: its packets would be judged as somebody else's.
     #[must_use]
-    pub fn closed(&self, pods: &[PodPort]) -> BTreeMap<ObjectName, String> {
-        let Some(basis) = &self.basis else {
-            return pods
-                .iter()
-                .map(|port| (port.pod.clone(), "nothing is compiled yet".to_owned()))
-                .collect();
-        };
-        let mut closed = basis.resolved.closed.clone();
-        for PodPort { pod, addresses } in pods {
-            let known = basis.resolved.cluster.pods.get(pod);
-            let compiled = basis.resolved.local.contains(pod)
-                && known
-                    .is_some_and(|known| addresses.iter().all(|address| known.addresses.contains(address)));
-            if !compiled {
-                closed.entry(pod.clone()).or_insert_with(|| match &self.error {
+    pub fn closed(&self, ports: &[PodPort]) -> BTreeMap<ObjectName, String> {
+        let mut closed = self.resolver.closed(|name| self.store.pod(name));
+        for PodPort { pod, addresses } in ports {
+            if self.compiled.get(pod) != Some(addresses) {
+                closed.entry(pod.clone()).or_insert_with(|| match &self.compile_error {
                     Some(error) => format!("its policies could not be compiled: {error}"),
                     None => "its policies are not compiled yet".to_owned(),
                 });
@@ -171,9 +283,16 @@ impl Publisher {
         self.identities.get(pod).unwrap_or_default()
     }
 
-    /// What was compiled last.
+    /// Whose an address is, or was a moment ago.
     #[must_use]
-    pub fn basis(&self) -> Option<&Arc<Basis>> {
-        self.basis.as_ref()
+    pub fn name_of(&self, address: IpAddr) -> Option<String> {
+        let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
+        let now = world.live().compiler().pod_at(address).map(ToString::to_string);
+        now.or_else(|| self.gone.get(&address).map(|(name, _)| name.to_string()))
     }
+}
+
+/// A panic while the lock was held is no reason to stop: whatever it left is compiled anew at the next failure.
+fn write(world: &RwLock<World>) -> RwLockWriteGuard<'_, World> {
+    world.write().unwrap_or_else(PoisonError::into_inner)
 }

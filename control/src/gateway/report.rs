@@ -11,6 +11,7 @@ use podgate_dataplane::packet::PortId;
 use podgate_dataplane::policy::Direction;
 
 use super::Gateway;
+use crate::explain::Asked;
 use crate::status::{
     PolicyHits, PolicyStatus, PortFlows, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
 };
@@ -93,7 +94,7 @@ impl Gateway {
             let message = "not without error yet, so pods take only what comes from their own node";
             tell(true, "source", message.to_owned());
         }
-        if let Some(error) = &self.publisher.error {
+        if let Some(error) = self.publisher.error() {
             tell(true, "publish", format!("{error}; the last good policies stay in force"));
         }
         source.errors.iter().for_each(|line| tell(true, "source", line.clone()));
@@ -145,17 +146,17 @@ impl Gateway {
         let mut status = PolicyStatus {
             compile_seconds: self.publisher.took.as_secs_f64(),
             failed_publishes: self.publisher.failed,
-            last_error: self.publisher.error.clone(),
+            last_error: self.publisher.error(),
             retired_snapshots: self.engine.snapshots_waiting(),
             ..PolicyStatus::default()
         };
-        if let Some(basis) = self.publisher.basis() {
-            let cluster = &basis.resolved.cluster;
+        self.publisher.world().with(|world| {
+            let cluster = world.cluster();
             status.namespaces = cluster.namespaces.len();
             status.pods = cluster.pods.len();
             status.policies = cluster.policies.len();
-            status.table_bytes = basis.compiled.tables.memory_bytes();
-        }
+            status.table_bytes = world.live().tables().memory_bytes();
+        });
         status
     }
 
@@ -199,10 +200,8 @@ impl Gateway {
     }
 
     fn policy_hits(&self) -> Vec<PolicyHits> {
-        self.publisher
-            .history
-            .hits()
-            .into_iter()
+        let hits = self.publisher.world().with(|world| world.live().policy_hits());
+        hits.into_iter()
             .map(|((policy, direction), hits)| PolicyHits {
                 policy: policy.to_string(),
                 direction: match direction {

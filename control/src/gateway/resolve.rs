@@ -4,10 +4,10 @@
 //! they outrank `status.podIPs`, which appears only later. Where the two cannot be brought together, nobody gets the
 //! address and the port is closed: a packet judged as the wrong pod would be worse than none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use podgate_config::model::{Cluster, Labels, ObjectName, Phase, Pod};
+use podgate_config::model::{Labels, ObjectName, Phase, Pod};
 
 /// A pod port as far as identity goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,97 +18,138 @@ pub struct PodPort {
     pub addresses: Vec<IpAddr>,
 }
 
-/// What is handed to the compiler.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resolved {
-    /// The sources' objects, with the ports' addresses.
-    pub cluster: Cluster,
-    /// The pods that have a port here: those whose policies are compiled.
-    pub local: BTreeSet<ObjectName>,
-    /// Why a pod's port is closed.
-    pub closed: BTreeMap<ObjectName, String>,
-    /// Addresses that several live pods claim; none of them has it.
-    pub disputed: BTreeMap<IpAddr, Vec<ObjectName>>,
-    /// Whether the sources were once without error. Until then nothing that they say opens anything.
-    pub synced: bool,
-}
-
-impl Resolved {
-    /// The pods whose policies are compiled. Until the sources have synced there are none, and every pod is closed but to
-    /// its own node: a policy that is missing would be an open door.
-    #[must_use]
-    pub fn judged(&self) -> &BTreeSet<ObjectName> {
-        static NOBODY: BTreeSet<ObjectName> = BTreeSet::new();
-        if self.synced { &self.local } else { &NOBODY }
-    }
-}
-
-/// Brings the sources' objects and the ports together.
+/// Brings the sources' pods and the ports together, change by change.
 ///
-/// A port whose pod no source knows is closed if the sources are `synced`. Before that the port alone says whose an
+/// A port whose pod no source knows is closed if the sources are synced. Before that the port alone says whose an
 /// address is, so that the pod's node can reach it.
-#[must_use]
-pub fn resolve(mut cluster: Cluster, ports: &[PodPort], synced: bool) -> Resolved {
-    let mut closed = BTreeMap::new();
-    let mut local = BTreeSet::new();
-    for PodPort { pod: name, addresses } in ports {
-        local.insert(name.clone());
-        let reason = match cluster.pods.get_mut(name) {
-            Some(pod) if pod.is_subject() => {
-                pod.addresses.clone_from(addresses);
-                continue;
+#[derive(Debug, Default)]
+pub struct Resolver {
+    ports: BTreeMap<ObjectName, Vec<IpAddr>>,
+    /// What each live pod with a network of its own claims.
+    claims: HashMap<ObjectName, Vec<IpAddr>>,
+    claimants: HashMap<IpAddr, BTreeSet<ObjectName>>,
+    synced: bool,
+}
+
+impl Resolver {
+    /// The pods that have a port here.
+    pub fn served(&self) -> impl Iterator<Item = &ObjectName> {
+        self.ports.keys()
+    }
+
+    /// Whether a pod's policies are compiled: if it has a port here. Until the sources have synced there are none, and every
+    /// pod is closed but to its own node: a policy that is missing would be an open door.
+    #[must_use]
+    pub fn judged(&self, pod: &ObjectName) -> bool {
+        self.synced && self.ports.contains_key(pod)
+    }
+
+    /// Takes over the ports, and whether the sources were once without error. Gives the pods for which that may make a
+    /// difference.
+    pub fn set_ports(&mut self, ports: &[PodPort], synced: bool) -> BTreeSet<ObjectName> {
+        let now: BTreeMap<ObjectName, Vec<IpAddr>> =
+            ports.iter().map(|port| (port.pod.clone(), port.addresses.clone())).collect();
+        let before = std::mem::replace(&mut self.ports, now);
+        let all = synced != std::mem::replace(&mut self.synced, synced);
+        let names = before.keys().chain(self.ports.keys());
+        names.filter(|name| all || before.get(*name) != self.ports.get(*name)).cloned().collect()
+    }
+
+    /// Looks at pods that changed. `raw` is what the sources say. Gives all pods that may be others now: those, and whoever
+    /// claims an address that one of them claims or claimed.
+    pub fn update<'a>(
+        &mut self,
+        changed: BTreeSet<ObjectName>,
+        raw: impl Fn(&ObjectName) -> Option<&'a Pod>,
+    ) -> BTreeSet<ObjectName> {
+        let mut touched = BTreeSet::new();
+        for name in &changed {
+            let claims = self.claimed(name, raw(name));
+            let before = self.claims.remove(name).unwrap_or_default();
+            for address in before.iter().filter(|address| !claims.contains(address)) {
+                if let Some(claimants) = self.claimants.get_mut(address) {
+                    claimants.remove(name);
+                    touched.extend(claimants.iter().cloned());
+                    if claimants.is_empty() {
+                        self.claimants.remove(address);
+                    }
+                }
             }
-            Some(pod) if pod.host_network => "is a hostNetwork pod and has no network of its own",
-            Some(_) => "is finished",
-            None if synced => "is not among the objects of the sources",
-            None => {
-                cluster.pods.insert(name.clone(), placeholder(name, addresses));
-                continue;
+            for address in claims.iter().filter(|address| !before.contains(address)) {
+                let claimants = self.claimants.entry(*address).or_default();
+                touched.extend(claimants.iter().cloned());
+                claimants.insert(name.clone());
             }
+            if !claims.is_empty() {
+                self.claims.insert(name.clone(), claims);
+            }
+        }
+        touched.extend(changed);
+        touched
+    }
+
+    fn claimed(&self, name: &ObjectName, raw: Option<&Pod>) -> Vec<IpAddr> {
+        match (raw, self.ports.get(name)) {
+            (Some(pod), Some(addresses)) if pod.is_subject() => addresses.clone(),
+            (Some(pod), None) if pod.is_subject() => pod.addresses.clone(),
+            (None, Some(addresses)) if !self.synced => addresses.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A pod as it is compiled: with the addresses that it has and nobody else claims.
+    #[must_use]
+    pub fn pod(&self, name: &ObjectName, raw: Option<&Pod>) -> Option<Pod> {
+        let mut pod = match (raw, self.ports.get(name)) {
+            (Some(pod), _) => pod.clone(),
+            (None, Some(_)) if !self.synced => placeholder(name),
+            _ => return None,
         };
-        closed.insert(name.clone(), format!("pod {name} {reason}"));
+        if pod.is_subject() {
+            let claims = self.claims.get(name).map_or(&[][..], |claims| claims);
+            let own = claims.iter().filter(|address| !self.is_disputed(address));
+            pod.addresses = own.copied().collect();
+        }
+        Some(pod)
     }
 
-    let disputed = disputed(&cluster);
-    for (address, claimants) in &disputed {
-        for name in claimants {
-            if local.contains(name) {
-                let others: Vec<String> =
-                    claimants.iter().filter(|other| *other != name).map(ToString::to_string).collect();
-                closed.insert(
-                    name.clone(),
-                    format!("address {address} of pod {name} is claimed by pod {} too", others.join(", ")),
-                );
-            }
-            if let Some(pod) = cluster.pods.get_mut(name) {
-                pod.addresses.retain(|other| other != address);
+    fn is_disputed(&self, address: &IpAddr) -> bool {
+        self.claimants.get(address).is_some_and(|claimants| claimants.len() > 1)
+    }
+
+    /// Why ports are closed, by pod, as far as identity goes.
+    #[must_use]
+    pub fn closed<'a>(&self, raw: impl Fn(&ObjectName) -> Option<&'a Pod>) -> BTreeMap<ObjectName, String> {
+        let mut closed = BTreeMap::new();
+        for name in self.ports.keys() {
+            let reason = match raw(name) {
+                Some(pod) if pod.is_subject() => None,
+                Some(pod) if pod.host_network => Some("is a hostNetwork pod and has no network of its own"),
+                Some(_) => Some("is finished"),
+                None if self.synced => Some("is not among the objects of the sources"),
+                None => None,
+            };
+            let disputed = || {
+                let claims = self.claims.get(name)?;
+                let address = claims.iter().find(|address| self.is_disputed(address))?;
+                let others = self.claimants.get(address)?.iter().filter(|other| *other != name);
+                let others: Vec<String> = others.map(ToString::to_string).collect();
+                Some(format!("address {address} of pod {name} is claimed by pod {} too", others.join(", ")))
+            };
+            if let Some(reason) = reason.map(|reason| format!("pod {name} {reason}")).or_else(disputed) {
+                closed.insert(name.clone(), reason);
             }
         }
+        closed
     }
-    Resolved { cluster, local, closed, disputed, synced }
 }
 
-/// Addresses on more than one live pod with a network of its own.
-fn disputed(cluster: &Cluster) -> BTreeMap<IpAddr, Vec<ObjectName>> {
-    let mut claims: BTreeMap<IpAddr, Vec<&ObjectName>> = BTreeMap::new();
-    for pod in cluster.pods.values().filter(|pod| pod.is_subject()) {
-        for address in &pod.addresses {
-            claims.entry(*address).or_default().push(&pod.name);
-        }
-    }
-    claims
-        .into_iter()
-        .filter(|(_, names)| names.len() > 1)
-        .map(|(address, names)| (address, names.into_iter().cloned().collect()))
-        .collect()
-}
-
-fn placeholder(name: &ObjectName, addresses: &[IpAddr]) -> Pod {
+fn placeholder(name: &ObjectName) -> Pod {
     Pod {
         name: name.clone(),
         uid: None,
         labels: Labels::new(),
-        addresses: addresses.to_vec(),
+        addresses: Vec::new(),
         phase: Phase::Live,
         host_network: false,
         node: None,
@@ -128,57 +169,109 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn cluster(pods: &[(&str, &str)]) -> Cluster {
-        let mut cluster = Cluster::default();
-        for (pod, address) in pods {
-            cluster.pods.insert(name(pod), placeholder(&name(pod), &[ip(address)]));
-        }
-        cluster
-    }
-
     fn port(pod: &str, address: &str) -> PodPort {
         PodPort { pod: name(pod), addresses: vec![ip(address)] }
     }
 
+    /// What sources say, and a resolver that follows it.
+    #[derive(Default)]
+    struct World {
+        raw: BTreeMap<ObjectName, Pod>,
+        resolver: Resolver,
+    }
+
+    impl World {
+        fn pods(&mut self, pods: &[(&str, &str)]) {
+            for (pod, address) in pods {
+                let pod = Pod { addresses: vec![ip(address)], ..placeholder(&name(pod)) };
+                self.raw.insert(pod.name.clone(), pod);
+            }
+        }
+
+        fn ports(&mut self, ports: &[PodPort], synced: bool) {
+            let mut changed = self.resolver.set_ports(ports, synced);
+            changed.extend(self.raw.keys().cloned());
+            self.resolver.update(changed, |name| self.raw.get(name));
+        }
+
+        /// One pod is another, or gone; gives who may be others by that.
+        fn change(&mut self, pod: &str, now: Option<&str>) -> Vec<String> {
+            match now {
+                Some(address) => self.pods(&[(pod, address)]),
+                None => drop(self.raw.remove(&name(pod))),
+            }
+            let touched = self.resolver.update([name(pod)].into(), |name| self.raw.get(name));
+            touched.iter().map(|name| name.name.to_string()).collect()
+        }
+
+        fn addresses(&self, pod: &str) -> Option<Vec<IpAddr>> {
+            self.resolver.pod(&name(pod), self.raw.get(&name(pod))).map(|pod| pod.addresses)
+        }
+
+        fn closed(&self) -> BTreeMap<ObjectName, String> {
+            self.resolver.closed(|name| self.raw.get(name))
+        }
+    }
+
     #[test]
     fn a_ports_address_outranks_the_status() {
-        let resolved = resolve(cluster(&[("web", "10.0.0.1")]), &[port("web", "10.0.0.9")], true);
-        assert_eq!(resolved.cluster.pods[&name("web")].addresses, [ip("10.0.0.9")]);
-        assert!(resolved.closed.is_empty());
+        let mut world = World::default();
+        world.pods(&[("web", "10.0.0.1")]);
+        world.ports(&[port("web", "10.0.0.9")], true);
+        assert_eq!(world.addresses("web"), Some(vec![ip("10.0.0.9")]));
+        assert!(world.closed().is_empty() && world.resolver.judged(&name("web")));
+        world.ports(&[], true);
+        assert_eq!(world.addresses("web"), Some(vec![ip("10.0.0.1")]));
+        assert!(!world.resolver.judged(&name("web")));
     }
 
     #[test]
     fn a_port_of_an_unknown_or_finished_pod_is_closed() {
-        let mut known = cluster(&[("job", "10.0.0.1")]);
-        known.pods.get_mut(&name("job")).unwrap().phase = Phase::Finished;
-        let resolved = resolve(known, &[port("job", "10.0.0.1"), port("ghost", "10.0.0.2")], true);
-        assert_eq!(resolved.closed.keys().collect::<Vec<_>>(), [&name("ghost"), &name("job")]);
-        assert_eq!(resolved.local.len(), 2);
-        assert!(!resolved.cluster.pods.contains_key(&name("ghost")));
+        let mut world = World::default();
+        world.pods(&[("job", "10.0.0.1")]);
+        world.raw.get_mut(&name("job")).unwrap().phase = Phase::Finished;
+        world.ports(&[port("job", "10.0.0.1"), port("ghost", "10.0.0.2")], true);
+        assert_eq!(world.closed().keys().collect::<Vec<_>>(), [&name("ghost"), &name("job")]);
+        assert_eq!(world.resolver.served().count(), 2);
+        assert_eq!(world.addresses("ghost"), None);
     }
 
     #[test]
     fn before_the_sources_have_synced_the_port_alone_says_whose_an_address_is() {
-        let resolved = resolve(Cluster::default(), &[port("web", "10.0.0.1")], false);
-        assert_eq!(resolved.cluster.pods[&name("web")].addresses, [ip("10.0.0.1")]);
-        assert!(resolved.closed.is_empty());
+        let mut world = World::default();
+        world.ports(&[port("web", "10.0.0.1")], false);
+        assert_eq!(world.addresses("web"), Some(vec![ip("10.0.0.1")]));
+        assert!(world.closed().is_empty() && !world.resolver.judged(&name("web")));
+        world.ports(&[port("web", "10.0.0.1")], true);
+        assert_eq!(world.addresses("web"), None);
+        assert_eq!(world.closed().len(), 1);
     }
 
     #[test]
     fn nobody_has_a_disputed_address() {
-        let pods = cluster(&[("web", "10.0.0.1"), ("db", "10.0.0.1"), ("a", "10.0.0.3"), ("b", "10.0.0.3")]);
-        let resolved = resolve(pods, &[port("web", "10.0.0.1")], true);
-        assert_eq!(resolved.closed.keys().collect::<Vec<_>>(), [&name("web")]);
-        assert!(resolved.closed[&name("web")].contains("shop/db"));
-        assert_eq!(resolved.disputed.len(), 2);
-        assert!(resolved.cluster.pods.values().all(|pod| pod.addresses.is_empty()));
+        let mut world = World::default();
+        world.pods(&[("web", "10.0.0.1"), ("db", "10.0.0.1"), ("a", "10.0.0.3"), ("b", "10.0.0.3")]);
+        world.ports(&[port("web", "10.0.0.1")], true);
+        assert_eq!(world.closed().keys().collect::<Vec<_>>(), [&name("web")]);
+        assert!(world.closed()[&name("web")].contains("shop/db"));
+        assert!(["web", "db", "a", "b"].iter().all(|pod| world.addresses(pod) == Some(vec![])));
+        // The dispute ends, and begins anew: the other one is told too.
+        assert_eq!(world.change("db", Some("10.0.0.2")), ["db", "web"]);
+        assert_eq!(world.addresses("web"), Some(vec![ip("10.0.0.1")]));
+        assert!(world.closed().is_empty());
+        assert_eq!(world.change("c", Some("10.0.0.1")), ["c", "web"]);
+        assert_eq!((world.addresses("web"), world.closed().len()), (Some(vec![]), 1));
+        assert_eq!(world.change("c", None), ["c", "web"]);
+        assert_eq!((world.addresses("web"), world.addresses("c")), (Some(vec![ip("10.0.0.1")]), None));
     }
 
     #[test]
     fn a_finished_pod_disputes_nothing() {
-        let mut known = cluster(&[("old", "10.0.0.1"), ("new", "10.0.0.1")]);
-        known.pods.get_mut(&name("old")).unwrap().phase = Phase::Finished;
-        let resolved = resolve(known, &[port("new", "10.0.0.1")], true);
-        assert!(resolved.closed.is_empty() && resolved.disputed.is_empty());
+        let mut world = World::default();
+        world.pods(&[("old", "10.0.0.1"), ("new", "10.0.0.1")]);
+        world.raw.get_mut(&name("old")).unwrap().phase = Phase::Finished;
+        world.ports(&[port("new", "10.0.0.1")], true);
+        assert!(world.closed().is_empty());
+        assert_eq!(world.addresses("new"), Some(vec![ip("10.0.0.1")]));
     }
 }

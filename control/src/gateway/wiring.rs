@@ -21,13 +21,16 @@ use super::kernel::{KernelView, NextHop};
 use super::options::Options;
 use super::ports::{self, Ends, Open, PortTable, Purpose, Seat, Wanted};
 use super::publish::Publisher;
+use super::review::Review;
 use super::survey;
 use super::{Gateway, Waiting};
 use crate::netlink::{Link, LinkSettings, NeighbourKind, Netlink, NetlinkError, Nexthop, Route, Watch};
 use crate::ports::file::PortFile;
 use crate::ports::wires::{self, HOST_GATEWAY, HOST_KERNEL, WireError};
 use crate::source::SourceState;
+use crate::store::{Key, Store};
 use crate::telemetry::metrics::Metrics;
+use podgate_config::manifest::ObjectValue;
 
 /// Questions that wait for the loop at most; more wait where they are asked.
 const ASKS_AHEAD: usize = 64;
@@ -104,6 +107,7 @@ impl Gateway {
         let engine = Engine::start(&engine_config(&options), &region, devices.ledger(), Snapshot::closed())?;
 
         let (asks_in, asks) = mpsc::channel(ASKS_AHEAD);
+        let publisher = Publisher::new(&options);
         let (in_force, in_force_out) = watch::channel(InForce::Closed);
         let drops = Arc::new(DropFeed::default());
         let handle = GatewayHandle::new(asks_in, in_force_out, drops.clone());
@@ -118,7 +122,8 @@ impl Gateway {
             engine,
             ports: PortTable::default(),
             port_file,
-            publisher: Publisher::default(),
+            publisher,
+            review: Review::default(),
             closed: BTreeMap::new(),
             metrics,
             asks,
@@ -137,7 +142,6 @@ impl Gateway {
             resolving: BTreeSet::new(),
             steered: BTreeMap::new(),
             started: Instant::now(),
-            told: BTreeSet::new(),
         };
         gateway.open_all().await?;
         Ok((gateway, handle))
@@ -495,19 +499,12 @@ impl Gateway {
 }
 
 /// The node's own addresses: those of its kernel, and those of its Node object.
-pub(super) fn node_addresses(
-    kernel: &KernelView,
-    options: &Options,
-    state: &SourceState,
-) -> BTreeSet<IpAddr> {
+pub(super) fn node_addresses(kernel: &KernelView, options: &Options, store: &Store) -> BTreeSet<IpAddr> {
     let mut addresses = kernel.local_addresses();
-    let objects = state.objects.iter().flat_map(|file| file.objects.iter());
-    for object in objects {
-        if let podgate_config::manifest::ObjectValue::Node(node) = &object.value
-            && Some(&node.name) == options.node.as_ref()
-        {
-            addresses.extend(node.addresses.iter().copied());
-        }
+    if let Some(name) = &options.node
+        && let Some(ObjectValue::Node(node)) = store.get(&Key::Node(name.clone()))
+    {
+        addresses.extend(node.addresses.iter().copied());
     }
     addresses
 }

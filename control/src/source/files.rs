@@ -42,6 +42,8 @@ pub struct Events {
 /// The good objects of one file.
 #[derive(Debug, Clone)]
 pub struct FileObjects {
+    /// Where the file stands in the order of sources.
+    pub id: Arc<FileId>,
     /// The file, as findings name it.
     pub file: Arc<str>,
     /// Its objects in the order of its documents.
@@ -59,6 +61,7 @@ pub struct Refresh {
 
 #[derive(Debug)]
 struct FileState {
+    id: Arc<FileId>,
     name: Arc<str>,
     /// Of the content read last.
     stamp: Stamp,
@@ -257,7 +260,9 @@ impl FileSet {
             Err(error) => (Vec::new(), BTreeMap::new(), vec![unreadable_finding(&name, &error)]),
         };
         let bad = findings.iter().any(|finding| finding.severity == Severity::Error);
+        let shared = Arc::new(id.clone());
         let file = self.files.entry(id).or_insert_with(|| FileState {
+            id: shared,
             name,
             stamp,
             good: Arc::from([]),
@@ -348,7 +353,11 @@ impl FileSet {
     pub fn objects(&self) -> Vec<FileObjects> {
         self.files
             .values()
-            .map(|file| FileObjects { file: file.name.clone(), objects: file.good.clone() })
+            .map(|file| FileObjects {
+                id: file.id.clone(),
+                file: file.name.clone(),
+                objects: file.good.clone(),
+            })
             .collect()
     }
 

@@ -16,6 +16,7 @@ use std::time::Instant;
 use podgate_config::manifest::Finding;
 
 pub use files::{FileObjects, FileSet};
+pub use scan::FileId;
 pub use watch::{SourceState, WatchError, follow};
 
 /// What a set of manifests says, read once.

@@ -1,8 +1,8 @@
 //! The compiled policy, as the workers read it.
 //!
-//! A [`PolicyTables`] is immutable: the control side compiles one ([`TablesBuilder`]), publishes it inside a
-//! snapshot, and every worker judges by it without locks, allocation or the possibility of a panic. One verdict
-//! is four dependent steps:
+//! A [`PolicyTables`] gives the same answers for ever: the control side's compiler writes them ([`TablesWriter`]), publishes
+//! what stands inside a snapshot, and every worker judges by it without locks, allocation or the possibility of a panic. The
+//! next version shares with it whatever is the same. One verdict is four dependent steps:
 //!
 //! ```text
 //! address --hash--> pod slot {atom, ingress program, egress program}       pod_table
@@ -21,29 +21,31 @@
 //! What must hold, and what breaks otherwise:
 //! - A [`PodSlot`] is good for the tables that it came from and no others. Slots name atoms and programs by
 //!   number; judged by other tables they give an answer about other pods.
-//! - Everything out of range denies. The builder checks every reference, so none is; if one were, a program or a
+//! - Everything out of range denies. The writer checks every reference, so none is; if one were, a program or a
 //!   row that is not there admits nobody.
 //! - [`judge`] is the only place that combines the two directions and knows the exemptions. The workers and
 //!   `explain` both call it; a second implementation would be a second truth.
 
-mod build;
 mod hits;
 mod judge;
+mod paged;
 mod pod_table;
 mod program;
 mod rows;
+mod writer;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-pub use build::{BuildError, RangeSpan, TablesBuilder};
+use crate::packet::PortId;
+
 pub use judge::{Judgement, Question, judge};
 pub use pod_table::{HashSeed, PodIndex};
 pub use program::{KEY_END, interval_key, protocol_class};
 pub use rows::RowRef;
+pub use writer::{RangesRef, TablesWriter, WriteError};
 
 use hits::Hits;
-use pod_table::AddressTable;
+use pod_table::{AddressTable, position_in};
 use program::Programs;
 use rows::Rows;
 
@@ -118,12 +120,22 @@ impl Verdict {
 /// What the tables know about one pod address: 12 bytes, 16 with the IPv4 address in front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodSlot {
-    /// The pod's class as a peer, below [`PolicyTables::atoms`].
+    /// The pod's class as a peer.
     pub atom: u32,
     /// What judges connections to it: a program, [`PROGRAM_NONE`] or [`PROGRAM_CLOSED`].
     pub ingress_program: u32,
     /// What judges connections from it.
     pub egress_program: u32,
+}
+
+/// Who has a pod address, and where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delivery {
+    /// Tells pods apart that have the same address one after the other: unique for each in the life of the process, never
+    /// 0 for a pod.
+    pub identity: u32,
+    /// The pod's port if it is on this node.
+    pub port: Option<PortId>,
 }
 
 /// The other end of a connection.
@@ -135,95 +147,57 @@ pub struct PolicyPeer {
     pub pod: Option<PodSlot>,
 }
 
-/// Compiled policy. Immutable and cheap to clone: a clone is the same tables and the same hit counters.
+/// Compiled policy. Cheap to clone: a clone is the same tables and the same hit counters.
 #[derive(Clone)]
 pub struct PolicyTables {
-    tables: Arc<Tables>,
-    hits: Arc<Hits>,
-}
-
-struct Tables {
     pods_v4: AddressTable<u32>,
     pods_v6: AddressTable<u128>,
     programs: Programs,
     rows: Rows,
-    atoms: u32,
+    hits: Hits,
 }
 
 impl PolicyTables {
     /// Tables that know no pod: whatever is judged by them is closed, except for what is exempt.
     #[must_use]
     pub fn empty() -> Self {
-        Self::from_parts(
-            AddressTable::empty(),
-            AddressTable::empty(),
-            Programs::default(),
-            Rows::default(),
-            0,
-        )
-    }
-
-    fn from_parts(
-        pods_v4: AddressTable<u32>,
-        pods_v6: AddressTable<u128>,
-        programs: Programs,
-        rows: Rows,
-        atoms: u32,
-    ) -> Self {
-        let tables = Tables { pods_v4, pods_v6, programs, rows, atoms };
-        Self { tables: Arc::new(tables), hits: Arc::new(Hits::default()) }
-    }
-
-    /// The same tables with fresh hit counters for `workers` workers (numbered from 0); 16 bytes per interval
-    /// and worker. Without them [`count`](Self::count) counts nothing.
-    #[must_use]
-    pub fn with_hits(mut self, workers: usize) -> Self {
-        self.hits = Arc::new(Hits::new(workers, self.tables.programs.hit_slots()));
-        self
+        TablesWriter::new(HashSeed::new(0, 0), 0).tables()
     }
 
     /// The pod that has `address`, in one probe of an open-addressing table.
     #[inline]
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<(PodIndex, PodSlot)> {
-        match address {
-            IpAddr::V4(v4) => {
-                let (position, slot) = self.tables.pods_v4.lookup(v4.to_bits())?;
-                Some((PodIndex::new(position), slot))
-            }
-            IpAddr::V6(v6) => {
-                let (position, slot) = self.tables.pods_v6.lookup(v6.to_bits())?;
-                Some((PodIndex::new(position + self.tables.pods_v4.len()), slot))
-            }
+        let (position, slot) = match address {
+            IpAddr::V4(v4) => self.pods_v4.lookup(v4.to_bits())?,
+            IpAddr::V6(v6) => self.pods_v6.lookup(v6.to_bits())?,
+        };
+        Some((position_in(self.pods_v4.len(), address, position), slot))
+    }
+
+    /// Who is at a position of the pod tables, and how to reach it.
+    #[inline]
+    #[must_use]
+    pub fn delivery(&self, index: PodIndex) -> Option<Delivery> {
+        match index.get().checked_sub(self.pods_v4.len()) {
+            None => self.pods_v4.delivery(index.get()),
+            Some(position) => self.pods_v6.delivery(position),
         }
     }
 
-    /// The length of arrays that run parallel to the pod tables, empty slots included.
+    /// How many pod addresses there are.
     #[must_use]
-    pub fn slots(&self) -> usize {
-        self.tables.pods_v4.len() + self.tables.pods_v6.len()
-    }
-
-    /// How many atoms there are.
-    #[must_use]
-    pub fn atoms(&self) -> usize {
-        self.tables.atoms as usize
-    }
-
-    /// How many rows there are besides "nobody" and "everybody".
-    #[must_use]
-    pub fn rows(&self) -> usize {
-        self.tables.rows.len()
+    pub fn addresses(&self) -> usize {
+        self.pods_v4.pods() + self.pods_v6.pods()
     }
 
     /// Bytes that the tables occupy, hit counters included.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Tables>()
-            + self.tables.pods_v4.memory_bytes()
-            + self.tables.pods_v6.memory_bytes()
-            + self.tables.programs.memory_bytes()
-            + self.tables.rows.memory_bytes()
+        self.pods_v4.memory_bytes()
+            + self.pods_v6.memory_bytes()
+            + self.programs.memory_bytes()
+            + self.rows.arena.memory_bytes()
             + self.hits.memory_bytes()
     }
 
@@ -251,17 +225,17 @@ impl PolicyTables {
             return Verdict::NOT_ISOLATED;
         }
         // PROGRAM_CLOSED is no block of the arena either.
-        let Some((interval, row)) = self.tables.programs.find(program, key) else {
+        let Some((interval, row)) = self.programs.find(program, key) else {
             return Verdict { program, ..Verdict::CLOSED };
         };
-        let action = if self.tables.rows.admits(row, peer) { Action::Allow } else { Action::Deny };
+        let action = if self.rows.admits(row, peer) { Action::Allow } else { Action::Deny };
         Verdict { action, tier: Tier::NetworkPolicy, program, interval }
     }
 
     /// Counts one decided new connection for the interval and action that decided it.
     ///
     /// Relaxed, and exact only with one writer per `worker`. Verdicts that no program gave, and workers beyond
-    /// those of [`with_hits`](Self::with_hits), are not counted.
+    /// those of the writer, are not counted.
     #[inline]
     pub fn count(&self, worker: usize, verdict: Verdict) {
         if let Some(slot) = Programs::hit_slot(verdict.program, verdict.interval, verdict.action) {
@@ -280,9 +254,7 @@ impl PolicyTables {
 impl std::fmt::Debug for PolicyTables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PolicyTables")
-            .field("slots", &self.slots())
-            .field("atoms", &self.atoms())
-            .field("rows", &self.rows())
+            .field("addresses", &self.addresses())
             .field("memory_bytes", &self.memory_bytes())
             .finish()
     }

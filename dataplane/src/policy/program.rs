@@ -1,10 +1,16 @@
 //! Programs: which row answers for a protocol and port.
 //!
+//! Programs lie in an arena of pages that a copy of it shares ([`ProgramArena`] is the writer's side), so that a program
+//! can be added, and the place of one that nobody uses any more used again, under a published snapshot's feet.
+//!
 //! A program is one contiguous block of whole cache lines: the sorted starts of its intervals, filled up with
 //! numbers that no key reaches, then as many lines of row references. The first interval always starts at key 0, so
 //! its place holds the number of lines instead, as a number that no key reaches either. Then the interval is the
 //! number of words not above the key: up to 64 starts are counted without a branch but for the number of lines,
 //! which is 1, 2 or 4 and mostly 1; beyond, a binary search picks the line first.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::Action;
 use super::rows::RowRef;
@@ -55,19 +61,26 @@ impl Line {
     }
 }
 
-#[derive(Default)]
+/// Lines of a page of the arena. A program lies within one page; one that is larger has a page of its own size.
+pub(super) const PAGE_LINES: usize = 1 << PAGE_BITS;
+const PAGE_BITS: u32 = 8;
+
+/// The arena. A program's number is `page << 8 | first line in it`.
+#[derive(Clone, Default)]
 pub(super) struct Programs {
-    lines: Box<[Line]>,
+    pub(super) pages: Arc<[Arc<[Line]>]>,
+}
+
+/// The page of a program, and its first line there.
+#[inline]
+pub(super) fn place(program: u32) -> (usize, usize) {
+    ((program >> PAGE_BITS) as usize, program as usize % PAGE_LINES)
 }
 
 impl Programs {
-    pub(super) fn new(lines: Vec<Line>) -> Self {
-        Self { lines: lines.into_boxed_slice() }
-    }
-
     /// Lays a program out; `intervals` are sorted by their starts, the first start is 0, no start reaches
     /// [`KEY_END`].
-    pub(super) fn lay_out(intervals: &[(u32, RowRef)], lines: &mut Vec<Line>) {
+    pub(super) fn lay_out(intervals: &[(u32, RowRef)]) -> Vec<Line> {
         let needed = intervals.len().div_ceil(LINE);
         let width = if needed <= COUNTED_LINES { needed.next_power_of_two() } else { needed };
         let mut starts = vec![NEVER; width * LINE];
@@ -79,16 +92,19 @@ impl Programs {
         if let (Some(first), Ok(width)) = (starts.first_mut(), i32::try_from(width)) {
             *first = NEVER - width;
         }
-        for words in [starts, rows] {
-            lines.extend(words.as_chunks::<LINE>().0.iter().map(|chunk| Line(*chunk)));
-        }
+        [starts, rows]
+            .iter()
+            .flat_map(|words| words.as_chunks::<LINE>().0)
+            .map(|chunk| Line(*chunk))
+            .collect()
     }
 
     /// The interval of `program` that holds `key`, and its row. `None` if there is no such program.
     #[inline]
     pub(super) fn find(&self, program: u32, key: u32) -> Option<(u32, RowRef)> {
         let key = key.cast_signed();
-        let block = self.lines.get(program as usize..)?;
+        let (page, line) = place(program);
+        let block = self.pages.get(page)?.get(line..)?;
         let width = (NEVER - block.first()?.0[0]) as usize;
         let starts = block.get(..width)?;
         let interval = if width <= COUNTED_LINES {
@@ -105,23 +121,124 @@ impl Programs {
         Some((interval, RowRef(row.cast_unsigned())))
     }
 
-    /// Where an interval's verdicts are counted. A block of 2k lines has 32k slots for at most 16k intervals with
-    /// two actions each, so they are numbered without a look at the block.
+    /// Where an interval's verdicts are counted: the page, and the counter in it. A block of 2k lines has 32k counters for
+    /// at most 16k intervals with two actions each, so they are numbered without a look at the block.
     #[inline]
-    pub(super) fn hit_slot(program: u32, interval: u32, action: Action) -> Option<usize> {
+    pub(super) fn hit_slot(program: u32, interval: u32, action: Action) -> Option<(usize, usize)> {
         if program >= super::PROGRAM_CLOSED {
             return None;
         }
-        Some(program as usize * LINE + interval as usize * 2 + usize::from(action == Action::Deny))
-    }
-
-    pub(super) fn hit_slots(&self) -> usize {
-        self.lines.len() * LINE
+        let (page, line) = place(program);
+        Some((page, line * LINE + interval as usize * 2 + usize::from(action == Action::Deny)))
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.lines)
+        self.pages.iter().map(|page| size_of_val(&**page)).sum()
     }
+}
+
+/// The arena with what is free in it.
+#[derive(Default)]
+pub(super) struct ProgramArena {
+    pub(super) programs: Programs,
+    /// Blocks given back, by their lines, a power of two.
+    free: BTreeMap<usize, Vec<u32>>,
+    /// Pages of programs that were too large for one, given back.
+    free_pages: Vec<usize>,
+    /// The page that is being filled, and how far it is.
+    filling: Option<(usize, usize)>,
+    /// Lines of each program.
+    blocks: HashMap<u32, usize>,
+    lines: usize,
+}
+
+impl ProgramArena {
+    /// Stores a program and gives its number; `None` if numbers run out. Pages that are new are told to `added`, with
+    /// their lines.
+    pub(super) fn add(
+        &mut self,
+        intervals: &[(u32, RowRef)],
+        mut added: impl FnMut(usize, usize),
+    ) -> Option<u32> {
+        let lines = Programs::lay_out(intervals);
+        let size = lines.len().next_power_of_two();
+        let program = if size > PAGE_LINES {
+            let page = self.new_page(lines.len(), &mut added);
+            number(page, 0)?
+        } else if let Some(program) = self.free.get_mut(&size).and_then(Vec::pop) {
+            program
+        } else {
+            let (page, line) = match self.filling.filter(|(_, line)| line + size <= PAGE_LINES) {
+                Some(place) => place,
+                None => (self.new_page(PAGE_LINES, &mut added), 0),
+            };
+            self.filling = Some((page, line + size));
+            number(page, line)?
+        };
+        let (page, line) = place(program);
+        let pages = Arc::make_mut(&mut self.programs.pages);
+        let block = pages.get_mut(page).map(Arc::make_mut).and_then(|page| page.get_mut(line..));
+        for (place, line) in block.into_iter().flatten().zip(&lines) {
+            *place = *line;
+        }
+        self.lines += lines.len();
+        self.blocks.insert(program, lines.len());
+        Some(program)
+    }
+
+    fn new_page(&mut self, lines: usize, added: &mut impl FnMut(usize, usize)) -> usize {
+        let new: Arc<[Line]> = vec![Line([NEVER; LINE]); lines].into();
+        let page = match self.free_pages.pop() {
+            Some(page) => {
+                if let Some(place) = Arc::make_mut(&mut self.programs.pages).get_mut(page) {
+                    *place = new;
+                }
+                page
+            }
+            None => {
+                self.programs.pages = self.programs.pages.iter().cloned().chain([new]).collect();
+                self.programs.pages.len() - 1
+            }
+        };
+        added(page, lines);
+        page
+    }
+
+    /// Takes the block of a program back.
+    pub(super) fn remove(&mut self, program: u32) {
+        let Some(lines) = self.blocks.remove(&program) else { return };
+        self.lines -= lines;
+        let size = lines.next_power_of_two();
+        if size > PAGE_LINES {
+            let (page, _) = place(program);
+            if let Some(place) = Arc::make_mut(&mut self.programs.pages).get_mut(page) {
+                *place = Arc::from([]);
+            }
+            self.free_pages.push(page);
+        } else {
+            self.free.entry(size).or_default().push(program);
+        }
+    }
+
+    pub(super) fn contains(&self, program: u32) -> bool {
+        self.blocks.contains_key(&program)
+    }
+
+    /// Lines of a program.
+    pub(super) fn lines_of(&self, program: u32) -> usize {
+        self.blocks.get(&program).copied().unwrap_or(0)
+    }
+
+    /// 32-bit words of all programs.
+    pub(super) fn words(&self) -> usize {
+        self.lines * LINE
+    }
+}
+
+/// The number of a program; numbers keep to 30 bits.
+fn number(page: usize, line: usize) -> Option<u32> {
+    let program = u32::try_from(page).ok()?.checked_mul(1 << PAGE_BITS)? | u32::try_from(line).ok()?;
+    (program < 1 << 30).then_some(program)
 }
 
 #[cfg(test)]
@@ -131,15 +248,14 @@ mod tests {
     /// Every program size around the line and search limits, every start and its neighbours, against a scan.
     #[test]
     fn finds_the_interval_that_holds_the_key() {
-        let mut lines = Vec::new();
+        let mut arena = ProgramArena::default();
         let mut programs = Vec::new();
         for count in (1u32..=34).chain([47, 48, 49, 63, 64, 65, 66, 79, 80, 81, 200, 1_000]) {
             let intervals: Vec<(u32, RowRef)> =
                 (0..count).map(|i| (if i == 0 { 0 } else { i * 257 + 3 }, RowRef(i + 2))).collect();
-            programs.push((u32::try_from(lines.len()).unwrap(), intervals.clone()));
-            Programs::lay_out(&intervals, &mut lines);
+            programs.push((arena.add(&intervals, |_, _| {}).unwrap(), intervals));
         }
-        let arena = Programs::new(lines);
+        let arena = &arena.programs;
         for (program, intervals) in &programs {
             let probes = intervals.iter().flat_map(|&(start, _)| [start, start + 1, start.saturating_sub(1)]);
             for key in probes.chain([KEY_END - 1]) {
@@ -150,6 +266,37 @@ mod tests {
             }
         }
         assert!(arena.find(super::super::PROGRAM_CLOSED, 0).is_none());
+    }
+
+    /// Blocks and pages are used again, and a copy of the arena keeps the programs that it was made with.
+    #[test]
+    fn what_is_given_back_is_used_again() {
+        let intervals = |count: u32, row: u32| -> Vec<(u32, RowRef)> {
+            (0..count).map(|i| (i * 3, RowRef(row + i))).collect()
+        };
+        let mut arena = ProgramArena::default();
+        let mut pages = 0;
+        for count in [1, 17, 40, 100, 5_000] {
+            let first = arena.add(&intervals(count, 10), |_, _| pages += 1).unwrap();
+            let before = arena.programs.clone();
+            arena.remove(first);
+            let known = pages;
+            let second = arena.add(&intervals(count, 20), |_, _| pages += 1).unwrap();
+            assert_eq!(second, first, "{count} intervals");
+            assert!(count == 5_000 || known == pages);
+            assert_eq!(before.find(first, 0), Some((0, RowRef(10))));
+            assert_eq!(arena.programs.find(first, 0), Some((0, RowRef(20))));
+        }
+        assert_eq!(arena.words() % LINE, 0);
+        // Most of a page is filled before the next is begun.
+        let mut arena = ProgramArena::default();
+        let all: Vec<u32> = (0..129).map(|n| arena.add(&intervals(1, n), |_, _| {}).unwrap()).collect();
+        assert_eq!(all[128], 1 << PAGE_BITS);
+        assert!(
+            all.iter()
+                .zip(0..)
+                .all(|(program, row)| arena.programs.find(*program, 0) == Some((0, RowRef(row))))
+        );
     }
 
     #[test]

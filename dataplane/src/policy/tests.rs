@@ -8,12 +8,12 @@ fn address(text: &str) -> IpAddr {
 
 /// Three pods: atom 0 is isolated in ingress by a program that admits atom 1 on TCP 80 and 203.0.113.0/24 plus
 /// pods in 10.0.0.0/30 on UDP; atom 2 is closed.
-fn tables() -> PolicyTables {
-    let mut builder = TablesBuilder::new(3).unwrap();
-    let ranges = builder.add_ranges(&[0x0a00_0000, 0x0a00_0004, 0xcb00_7100, 0xcb00_7200], &[]).unwrap();
-    let atom_1 = builder.add_row(&[0b010], None, false).unwrap();
-    let blocks = builder.add_row(&[], Some(ranges), true).unwrap();
-    let program = builder
+fn writer() -> TablesWriter {
+    let mut writer = TablesWriter::new(HashSeed::new(11, 13), 2);
+    let ranges = writer.add_ranges(&[0x0a00_0000, 0x0a00_0004, 0xcb00_7100, 0xcb00_7200], &[]).unwrap();
+    let atom_1 = writer.add_row(&[0b010], None, false).unwrap();
+    let blocks = writer.add_row(&[], Some(ranges), true).unwrap();
+    let program = writer
         .add_program(&[
             (0, RowRef::NOBODY),
             (80, atom_1),
@@ -29,9 +29,15 @@ fn tables() -> PolicyTables {
         ("10.0.0.2", 1, open, open),
         ("10.0.9.9", 2, PROGRAM_CLOSED, PROGRAM_CLOSED),
     ] {
-        builder.add_pod(address(ip), PodSlot { atom, ingress_program, egress_program }).unwrap();
+        let slot = PodSlot { atom, ingress_program, egress_program };
+        let identity = Delivery { identity: atom + 1, port: None };
+        writer.set_pod(address(ip), slot, identity).unwrap();
     }
-    builder.finish(HashSeed::new(11, 13)).unwrap()
+    writer
+}
+
+fn tables() -> PolicyTables {
+    writer().tables()
 }
 
 fn question(tables: &PolicyTables, from: &str, to: &str, protocol: u8, port: u16) -> Question {
@@ -78,12 +84,12 @@ fn rows_answer_by_atom_and_by_address() {
 
 #[test]
 fn pods_not_flagged_are_not_looked_for_in_ranges() {
-    let mut builder = TablesBuilder::new(1).unwrap();
-    let ranges = builder.add_ranges(&[0], &[0]).unwrap();
-    let row = builder.add_row(&[0], Some(ranges), false).unwrap();
-    let program = builder.add_program(&[(0, row)]).unwrap();
+    let mut writer = TablesWriter::new(HashSeed::new(1, 1), 0);
+    let ranges = writer.add_ranges(&[0], &[0]).unwrap();
+    let row = writer.add_row(&[0], Some(ranges), false).unwrap();
+    let program = writer.add_program(&[(0, row)]).unwrap();
     let slot = PodSlot { atom: 0, ingress_program: program, egress_program: program };
-    let tables = builder.finish(HashSeed::new(1, 1)).unwrap();
+    let tables = writer.tables();
     for (ip, pod, expected) in [
         ("0.0.0.0", None, true),
         ("255.255.255.255", None, true),
@@ -93,6 +99,9 @@ fn pods_not_flagged_are_not_looked_for_in_ranges() {
         let verdict = tables.ingress(slot, PolicyPeer { address: address(ip), pod }, 6, 1);
         assert_eq!(verdict.allowed(), expected, "{ip}");
     }
+    writer.look_for_pods(row);
+    let verdict = tables.ingress(slot, PolicyPeer { address: address("::"), pod: Some(slot) }, 6, 1);
+    assert!(verdict.allowed(), "from now on");
 }
 
 /// F31, F32: the exemptions hold for closed and for unknown pods too, and for nothing else.
@@ -112,7 +121,7 @@ fn exemptions() {
     assert_eq!(judge(&tables, &to_node).egress, Some(Verdict::EXEMPT));
 
     let nothing_known = PolicyTables::empty();
-    assert_eq!(nothing_known.slots(), 0);
+    assert_eq!(nothing_known.addresses(), 0);
     let lost = Question { source_pod: None, destination_pod: None, ..closed };
     let verdicts = judge(&nothing_known, &lost);
     assert_eq!(verdicts.denied_by(), Some((Direction::Egress, Verdict::CLOSED)));
@@ -130,20 +139,54 @@ fn directions_judged_elsewhere_have_no_verdict() {
 }
 
 #[test]
-fn indexes_are_distinct_and_below_slots() {
+fn every_address_has_a_delivery_of_its_own() {
     let tables = tables();
-    let mut seen = std::collections::BTreeSet::new();
-    for ip in ["10.0.0.1", "fd00::1", "10.0.0.2", "10.0.9.9"] {
+    for (ip, identity) in [("10.0.0.1", 1), ("fd00::1", 1), ("10.0.0.2", 2), ("10.0.9.9", 3)] {
         let (index, _) = tables.lookup(address(ip)).unwrap();
-        assert!(index.get() < tables.slots() && seen.insert(index));
+        assert_eq!(tables.delivery(index), Some(Delivery { identity, port: None }));
     }
     assert!(tables.lookup(address("10.0.0.3")).is_none());
     assert!(tables.lookup(address("::ffff:10.0.0.1")).is_none());
+    assert_eq!(tables.addresses(), 4);
+}
+
+/// What workers hold answers as before while the next version is written.
+#[test]
+fn tables_stay_what_they_were() {
+    let mut writer = writer();
+    let before = writer.tables();
+    let ask = |tables: &PolicyTables, from: &str, port| {
+        judge(tables, &question(tables, from, "10.0.0.1", 6, port)).allowed()
+    };
+    assert!(ask(&before, "10.0.0.2", 80) && !ask(&before, "10.0.0.2", 443));
+    let old = before.lookup(address("10.0.0.1")).unwrap().1;
+    // A new pod of a new atom, admitted in place by a row that is in use; and a new program for the old pod.
+    let (_, row) = before.programs.find(old.ingress_program, interval_key(6, 80)).unwrap();
+    writer.admit(row, 1_000);
+    let pod = PodSlot { atom: 1_000, ingress_program: PROGRAM_NONE, egress_program: PROGRAM_NONE };
+    writer.set_pod(address("10.0.0.3"), pod, Delivery::default()).unwrap();
+    let middle = writer.tables();
+    let program =
+        writer.add_program(&[(0, RowRef::NOBODY), (443, RowRef::EVERYBODY), (444, RowRef::NOBODY)]).unwrap();
+    writer
+        .set_pod(address("10.0.0.1"), PodSlot { ingress_program: program, ..old }, Delivery::default())
+        .unwrap();
+    assert!(writer.remove_pod(address("10.0.0.2")) && !writer.remove_pod(address("10.0.0.2")));
+    let after = writer.tables();
+    assert!(ask(&before, "10.0.0.2", 80) && !ask(&before, "10.0.0.2", 443));
+    assert!(before.lookup(address("10.0.0.3")).is_none());
+    assert!(ask(&middle, "10.0.0.3", 80) && ask(&middle, "10.0.0.2", 80) && !ask(&middle, "10.0.0.3", 443));
+    assert!(!ask(&after, "10.0.0.3", 80) && ask(&after, "10.0.0.3", 443));
+    assert!(after.lookup(address("10.0.0.2")).is_none());
+    // The atom is given up: its bit goes, in place, before another one gets its number.
+    writer.withdraw(row, 1_000);
+    assert!(!ask(&middle, "10.0.0.3", 80));
 }
 
 #[test]
 fn hits_add_up_over_workers() {
-    let tables = tables().with_hits(2);
+    let mut writer = writer();
+    let tables = writer.tables();
     let (_, subject) = tables.lookup(address("10.0.0.1")).unwrap();
     let (_, peer) = tables.lookup(address("10.0.0.2")).unwrap();
     let peer = PolicyPeer { address: address("10.0.0.2"), pod: Some(peer) };
@@ -158,31 +201,63 @@ fn hits_add_up_over_workers() {
     assert_eq!(tables.hits(on_80.program, on_80.interval, Action::Deny), 0);
     assert_eq!(tables.hits(on_81.program, on_81.interval, Action::Deny), 1);
     assert_eq!(tables.hits(on_81.program, 0, Action::Deny), 0);
+    assert_eq!(writer.hits(on_80.program, on_80.interval, Action::Allow), 2);
+    // Whoever gets its place begins at nothing.
+    writer.remove_program(on_80.program);
+    let next = writer.add_program(&[(0, RowRef::EVERYBODY)]).unwrap();
+    assert_eq!(next, on_80.program);
+    assert_eq!(writer.hits(next, on_80.interval, Action::Allow), 0);
 }
 
 #[test]
-fn the_builder_refuses_what_does_not_fit() {
-    let mut builder = TablesBuilder::new(65).unwrap();
-    assert_eq!(builder.words_per_row(), 2);
-    assert!(builder.add_row(&[1], None, false).is_err());
-    assert!(builder.add_ranges(&[2, 2], &[]).is_err());
-    assert!(builder.add_ranges(&[], &[3, 1]).is_err());
-    assert_eq!(builder.add_row(&[], None, false), Ok(RowRef::NOBODY));
+fn the_writer_refuses_what_does_not_fit() {
+    let mut writer = TablesWriter::new(HashSeed::new(1, 2), 0);
+    assert!(writer.add_ranges(&[2, 2], &[]).is_err());
+    assert!(writer.add_ranges(&[], &[3, 1]).is_err());
     for bad in [
         &[][..],
         &[(1, RowRef::NOBODY)],
         &[(0, RowRef::NOBODY); 2],
         &[(0, RowRef::NOBODY), (KEY_END, RowRef::NOBODY)],
     ] {
-        assert!(builder.add_program(bad).is_err());
+        assert!(writer.add_program(bad).is_err());
     }
     let slot = PodSlot { atom: 64, ingress_program: PROGRAM_NONE, egress_program: PROGRAM_CLOSED };
-    assert!(builder.add_pod(address("10.0.0.1"), PodSlot { atom: 65, ..slot }).is_err());
-    assert!(builder.add_pod(address("10.0.0.1"), PodSlot { ingress_program: 0, ..slot }).is_err());
-    builder.add_pod(address("10.0.0.1"), slot).unwrap();
-    builder.add_pod(address("10.0.0.1"), slot).unwrap();
-    assert_eq!(
-        builder.finish(HashSeed::new(1, 2)).err(),
-        Some(BuildError::DuplicateAddress(address("10.0.0.1")))
-    );
+    let nobody = Delivery::default();
+    let mut set = |slot| writer.set_pod(address("10.0.0.1"), slot, nobody);
+    assert!(set(PodSlot { atom: u32::MAX, ..slot }).is_err());
+    assert!(set(PodSlot { ingress_program: 0, ..slot }).is_err());
+    assert_eq!((set(slot), set(slot)), (Ok(()), Ok(())));
+}
+
+/// Rows and ranges come and go; what is there keeps its content, whoever had its place before.
+#[test]
+fn places_of_rows_and_ranges_are_used_again() {
+    let mut writer = TablesWriter::new(HashSeed::new(1, 2), 0);
+    let mut rows = Vec::new();
+    for n in 0..300u32 {
+        let ranges = writer.add_ranges(&[n, n + 1], &[]).unwrap();
+        rows.push((writer.add_row(&[1 << (n % 64), u64::from(n)], Some(ranges), false).unwrap(), ranges));
+    }
+    assert_eq!((writer.rows(), writer.range_boundaries()), (300, 600));
+    for (row, ranges) in rows.drain(..).step_by(2) {
+        writer.remove_row(row);
+        writer.remove_ranges(ranges);
+    }
+    assert_eq!((writer.rows(), writer.range_boundaries()), (150, 300));
+    for n in 0..150u32 {
+        let ranges = writer.add_ranges(&[1_000 + n], &[]).unwrap();
+        let row = writer.add_row(&[2], Some(ranges), false).unwrap();
+        let program = writer.add_program(&[(0, row)]).unwrap();
+        let tables = writer.tables();
+        let subject = PodSlot { atom: 0, ingress_program: program, egress_program: PROGRAM_NONE };
+        let admits = |ip: u32, atom: Option<u32>| {
+            let slot = |atom| PodSlot { atom, ..subject };
+            let peer = PolicyPeer { address: std::net::Ipv4Addr::from_bits(ip).into(), pod: atom.map(slot) };
+            tables.ingress(subject, peer, 6, 1).allowed()
+        };
+        assert!(admits(1_000 + n, None) && !admits(999 + n, None));
+        assert!(admits(0, Some(1)) && !admits(0, Some(0)) && !admits(0, Some(64 + n % 64)));
+    }
+    assert_eq!(writer.rows(), 300);
 }

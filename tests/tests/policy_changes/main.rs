@@ -19,16 +19,20 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use af_xdp::{Abilities, FrameLedger, Region};
-use podgate_control::compiler::{Limits, Scope, compile};
+use podgate_config::model::{ObjectName, Pod};
+use podgate_control::compiler::Limits;
+use podgate_control::gateway::history::Generations;
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
 use podgate_dataplane::flow::Timeouts;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
+use podgate_dataplane::policy::PolicyTables;
 use podgate_dataplane::port::{MemoryPort, MemoryWire, Port};
 use podgate_dataplane::snapshot::{Delivery, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
 use podgate_dataplane::worker::{Established, WorkerSettings};
 use podgate_tests::choices::Choices;
+use podgate_tests::follow::Follower;
 use podgate_tests::rig::{MTU, gateway_mac, peer_mac};
 
 use explain::{Memory, Rules, Seen, Worlds, explain};
@@ -80,6 +84,8 @@ struct Observer {
     town: Town,
     wires: BTreeMap<PortId, Wired>,
     worlds: Worlds,
+    follower: Follower,
+    generations: Generations,
     talks: Vec<Talk>,
     /// By connection: what the gateway may remember of it, and its packets since the workers rested last.
     memories: Vec<Memory>,
@@ -143,6 +149,8 @@ impl Observer {
             wires: BTreeMap::new(),
             // The closed snapshot is number 1.
             worlds: Worlds { first: 1, all: vec![first] },
+            follower: Follower::new(Limits::default(), kit.workers.into()),
+            generations: Generations::default(),
             talks,
             memories: vec![[None].into(); TALKS],
             seen: vec![Vec::new(); TALKS],
@@ -179,30 +187,36 @@ impl Observer {
         let begin = Instant::now();
         let generation = self.worlds.newest() + 1;
         let world = self.town.world(what, self.talks.iter().map(|talk| talk.line));
+        // The tables of before are in the workers' hands while the next ones are made of them.
+        let plugs: BTreeMap<&ObjectName, Plug> =
+            self.town.residents.iter().flatten().map(|resident| (&resident.name, resident.plug)).collect();
+        let delivery = |pod: &Pod| {
+            let Plug { identity, port } = plugs[&pod.name];
+            Delivery { identity, port: Some(port) }
+        };
+        let tables = self.follower.follow(&self.town.cluster, |_| true, delivery).unwrap();
         loop {
-            self.engine.collect();
-            match self.engine.publish(self.snapshot(generation)) {
+            for snapshot in self.engine.collect() {
+                self.generations.reclaim(snapshot.generation);
+            }
+            match self.engine.publish(self.snapshot(generation, &tables)) {
                 Ok(()) => break,
                 Err(EngineError::Stuck { .. }) if begin.elapsed() < PATIENCE => std::thread::yield_now(),
                 Err(error) => panic!("{error}"),
             }
         }
+        self.generations.publish(generation);
+        let oldest = self.generations.oldest().unwrap_or(generation);
+        self.follower.published(generation, oldest);
         self.worlds.all.push(world);
     }
 
-    fn snapshot(&self, generation: u64) -> Snapshot {
-        let compiled = compile(&self.town.cluster, Scope::AllPods, &Limits::default()).unwrap();
-        let tables = compiled.tables.with_hits(self.kit.workers.into());
-        let mut deliveries = vec![Delivery::default(); tables.slots()];
+    fn snapshot(&self, generation: u64, tables: &PolicyTables) -> Snapshot {
         let mut ports = vec![None; usize::from(self.town.ports())];
         for (place, resident) in self.town.residents.iter().enumerate() {
             let Some(resident) = resident else { continue };
             let Plug { identity, port } = resident.plug;
             let addresses = [false, true].map(|six| address(place, six));
-            for address in addresses {
-                let (index, _) = tables.lookup(address).unwrap();
-                deliveries[index.get()] = Delivery { identity, port: Some(port) };
-            }
             ports[usize::from(port.0)] = Some(PortEntry {
                 kind: PortKind::Pod,
                 worker: resident.worker,
@@ -218,8 +232,7 @@ impl Observer {
         Snapshot {
             generation,
             synced: true,
-            policy: tables,
-            deliveries: deliveries.into(),
+            policy: tables.clone(),
             ports: ports.into(),
             host: None,
             node: NodeAddresses::default(),

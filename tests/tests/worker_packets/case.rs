@@ -472,7 +472,7 @@ impl Case {
 
     /// What the tables know of the pod with an address.
     pub fn slot(&self, address: IpAddr) -> Option<PodSlot> {
-        self.rig.compiled.as_ref().unwrap().tables.lookup(address).map(|(_, slot)| slot)
+        self.rig.tables.as_ref().unwrap().lookup(address).map(|(_, slot)| slot)
     }
 }
 

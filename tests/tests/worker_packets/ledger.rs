@@ -114,8 +114,7 @@ impl Ledger {
     }
 
     fn add_verdicts(&mut self, rig: &Rig, cluster: &Cluster) {
-        let Some(compiled) = &rig.compiled else { return };
-        let tables = &compiled.tables;
+        let Some(tables) = &rig.tables else { return };
         let addresses = cluster.pods.values().flat_map(|pod| &pod.addresses);
         let slots = addresses.filter_map(|address| tables.lookup(*address));
         let programs: BTreeSet<u32> =
