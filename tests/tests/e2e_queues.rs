@@ -43,6 +43,8 @@ struct Node {
     gateway: String,
     outside: String,
     pods: [String; 3],
+    /// Packet buffers of the gateway.
+    frames: u32,
     folder: tempfile::TempDir,
     process: Option<Child>,
 }
@@ -68,6 +70,10 @@ fn mac_of(space: &str, device: &str) -> String {
 
 impl Node {
     fn new() -> Self {
+        Self::with(32_768)
+    }
+
+    fn with(frames: u32) -> Self {
         let mut nest = Nest::new();
         let [gateway, outside] = ["gw", "out"].map(|name| nest.add(name));
         run(&format!("ip -n {gateway} addr add 10.244.255.254/32 dev lo"));
@@ -98,7 +104,7 @@ impl Node {
         let manifests = [namespace("shop")].into_iter().chain(PODS.map(|(name, _)| pod("shop", name, &[])));
         let manifests: String = manifests.chain([SHUT.to_owned()]).collect();
         fs::write(folder.path().join("pods.yaml"), manifests).unwrap();
-        let mut node = Self { nest, gateway, outside, pods, folder, process: None };
+        let mut node = Self { nest, gateway, outside, pods, frames, folder, process: None };
         node.start();
         node
     }
@@ -110,7 +116,12 @@ impl Node {
     fn start(&mut self) {
         let set = |key: &str, name: &str| format!("--set={key}={}", self.path(name).display());
         let mut command = Command::new(podgate());
-        command.args(["run", "--set=workers=2", "--set=frames=32768", "--set=ring_size=512"]);
+        command.args([
+            "run",
+            "--set=workers=2",
+            "--set=ring_size=512",
+            &format!("--set=frames={}", self.frames),
+        ]);
         command.args(["--set=uplinks=up0", &format!("--set=direct={OUTSIDE}/32")]);
         command.args([set("socket", "socket"), set("ports_file", "ports.json"), set("bpffs", "bpf")]);
         command.arg("-f").arg(self.path("pods.yaml"));
@@ -424,6 +435,39 @@ fn queues_are_shared_by_the_workers_and_may_change_under_traffic() {
         }
     }
     node.wait("the kernel forwards by itself", |_| inside.load(Ordering::Relaxed) > 0);
+}
+
+/// A port that could not be opened anew is shut by its program alone, which goes with the port.
+#[test]
+fn a_port_that_could_not_be_opened_anew_stays_shut_when_it_is_removed() {
+    if skipped() {
+        return;
+    }
+    // Enough for the ports as they begin, and not for three more queues.
+    let node = Node::with(2 * 4096 + 6 * 512 + 768);
+    let mut threads = Threads::default();
+    let beyond = sink(&mut threads, socket_in(&node.nest, &node.outside, SINK));
+    let shut = &node.pods[2];
+    let near = mac_of(&node.gateway, "vc");
+    run(&format!("ip -n {shut} neigh replace 169.254.1.1 lladdr {near} nud permanent dev eth0"));
+    let sockets = (0..FLOWS).map(|_| socket_in(&node.nest, shut, 0)).collect();
+    shower(&mut threads, sockets, (OUTSIDE, SINK).into());
+    let passed = || beyond.load(Ordering::Relaxed);
+
+    set_queues(&node.gateway, "vc", 4);
+    node.wait("there is no memory for the port", |node| {
+        let port = node.port("vc");
+        port.state == PortState::Down && port.detail.is_some_and(|detail| detail.contains("frames"))
+    });
+    assert!(node.ask(&["port", "remove", "--interface", "vc"]).is_some(), "{}", node.log());
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(passed(), 0, "packets went around the gateway");
+    // It is the device that is down, and nothing else.
+    run(&format!("ip -n {} link set vc up", node.gateway));
+    let mac = mac_of(shut, "eth0");
+    run(&format!("ip -n {} route add {}/32 dev vc table 100", node.gateway, PODS[2].1));
+    run(&format!("ip -n {} neigh replace {} lladdr {mac} nud permanent dev vc", node.gateway, PODS[2].1));
+    node.wait("the kernel forwards by itself", |_| passed() > 0);
 }
 
 #[test]

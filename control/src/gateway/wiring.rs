@@ -358,23 +358,38 @@ impl Gateway {
     }
 
     /// Removes a port for good. The interface is set down first: its program goes, and until somebody deletes it the pod
-    /// must not reach the kernel by it.
+    /// must not reach the kernel by it. That counts for a port, too, that could not be opened anew: it is shut by what is
+    /// pinned alone.
     pub(super) async fn close_port(&mut self, interface: &str) {
         let Some(wanted) = self.ports.remove(interface) else { return };
-        if let Ok(open) = wanted.state {
-            let down = LinkSettings { up: Some(false), ..LinkSettings::default() };
-            match self.netlink.set_link(open.index, down).await {
-                Ok(()) => self.close_device(open),
-                Err(error) if error.is_missing() => self.close_device(open),
-                Err(error) => {
-                    // Closed by its program, which stays.
-                    tracing::error!(interface, %error, "the interface cannot be set down, so it stays shut instead");
-                    self.take_port_back(&open);
-                }
+        let is_shut = wanted.state.is_ok() || self.devices.pinned().iter().any(|name| name == interface);
+        if is_shut && let Err(error) = self.set_down(interface, wanted.state.as_ref().ok()).await {
+            // Its program stays, with its pins.
+            tracing::error!(interface, %error, "the interface cannot be set down, so it stays shut instead");
+            if let Ok(open) = &wanted.state {
+                self.take_port_back(open);
             }
+            return;
+        }
+        if let Ok(open) = wanted.state {
+            self.close_device(open);
         }
         self.devices.forget(interface);
         tracing::info!(interface, "port is removed");
+    }
+
+    /// Sets the interface of a port down. Fine if it is gone.
+    async fn set_down(&self, interface: &str, open: Option<&Open>) -> Result<(), NetlinkError> {
+        let index = match open {
+            Some(open) => Some(open.index),
+            None => self.netlink.link(interface).await?.map(|link| link.index),
+        };
+        let Some(index) = index else { return Ok(()) };
+        let down = LinkSettings { up: Some(false), ..LinkSettings::default() };
+        match self.netlink.set_link(index, down).await {
+            Err(error) if !error.is_missing() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn close_device(&mut self, open: Open) {
