@@ -332,7 +332,7 @@ pub static TABLE: &[Setting] = &[
         "a number from 16 to 16384",
         16,
         16_384,
-        "Fragments that each worker holds at most, because the first one of their datagram has not come: one port three quarters of them, one datagram 64"
+        "Fragments that each worker holds at most, because the first one of their datagram has not come: one port three quarters of them, one datagram 64, and none larger than four packet buffers"
     ),
     count!(
         fragment_held_per_source,

@@ -40,11 +40,11 @@ use crate::packet::{Fragment, Headers, PortId};
 /// How much a table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Datagrams. One source has a quarter of them at most, one port three quarters.
+    /// Datagrams. One source at one port has a quarter of them at most, one port three quarters.
     pub datagrams: usize,
     /// Fragments that wait for their first one. One port has three quarters of them at most.
     pub held: usize,
-    /// Those of them that one source may have.
+    /// Those of them that one source may have at one port.
     pub held_per_source: usize,
     /// How long a datagram may take from the first of its fragments that comes to the last.
     pub timeout: Duration,
@@ -59,6 +59,9 @@ impl Default for Limits {
 impl Limits {
     /// Those of them that one datagram may have: enough for 64 kB in reverse order at the smallest MTU of IPv6.
     pub const HELD_PER_DATAGRAM: usize = 64;
+    /// Buffers that a fragment may fill to be held: those of the largest MTU that links have. Veth pairs have larger ones, and a
+    /// packet may be padded; were such ones held, a few hundred of them would have all of a worker's memory.
+    pub const HELD_BUFFERS: usize = 4;
 }
 
 /// What tells datagrams apart.

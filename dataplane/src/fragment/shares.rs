@@ -1,7 +1,8 @@
 //! How many of something each source and each port has, and how many it may have.
 //!
 //! A pod sends from its own addresses alone. Behind an uplink anybody writes any source into a packet, so what comes by one
-//! port is limited as a whole too: a flood from outside leaves room for what pods send to each other.
+//! port is limited as a whole too: a flood from outside leaves room for what pods send to each other. And a source counts for
+//! each port apart: whoever gets packets with a pod's address into the host stack does not use up what is the pod's.
 
 use std::net::IpAddr;
 
@@ -14,7 +15,7 @@ use crate::packet::PortId;
 /// Who is held against a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Holder {
-    Source(IpAddr),
+    Source(PortId, IpAddr),
     Port(PortId),
 }
 
@@ -41,7 +42,10 @@ impl Shares {
     }
 
     fn holders(&self, key: &DatagramKey) -> [(Holder, u32); 2] {
-        [(Holder::Source(key.source), self.per_source), (Holder::Port(key.ingress), self.per_port)]
+        [
+            (Holder::Source(key.ingress, key.source), self.per_source),
+            (Holder::Port(key.ingress), self.per_port),
+        ]
     }
 
     /// May the source of these fragments, and their port, have one more?

@@ -155,6 +155,12 @@ impl<P> FragmentTable<P> {
         }
     }
 
+    /// Would a fragment have to wait for the first one of its datagram? Takes nothing down.
+    pub fn is_early(&self, key: &DatagramKey, fragment: &Fragment) -> bool {
+        let known = self.find(key).and_then(|at| self.datagrams.get(at));
+        !fragment.is_first() && known.is_none_or(|datagram| datagram.state == State::Waiting)
+    }
+
     /// Is there room for one more fragment that waits?
     fn may_hold(&self, key: &DatagramKey, known: Option<u32>) -> Result<(), DropReason> {
         let waiting =

@@ -353,7 +353,8 @@ impl NaiveTable {
         let is_early = known.is_none_or(|at| self.0[at].admitted.is_none()) && !fragment.is_first();
         if is_early {
             if known.map_or(0, |at| self.0[at].waiting.len()) >= Limits::HELD_PER_DATAGRAM
-                || self.held(|other| other.source == key.source) >= limits.held_per_source
+                || self.held(|other| (other.ingress, other.source) == (key.ingress, key.source))
+                    >= limits.held_per_source
                 || self.held(|other| other.ingress == key.ingress) >= limits.held / 4 * 3
             {
                 return Expected::Drop(DropReason::FragmentSourceLimit);
@@ -364,7 +365,8 @@ impl NaiveTable {
         }
         if known.is_none() {
             let count = |of: &dyn Fn(&DatagramKey) -> bool| self.0.iter().filter(|d| of(&d.key)).count();
-            if count(&|other| other.source == key.source) >= limits.datagrams / 4
+            if count(&|other| (other.ingress, other.source) == (key.ingress, key.source))
+                >= limits.datagrams / 4
                 || count(&|other| other.ingress == key.ingress) >= limits.datagrams / 4 * 3
             {
                 return Expected::Drop(DropReason::FragmentSourceLimit);

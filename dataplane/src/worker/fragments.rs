@@ -6,7 +6,7 @@ use super::route::Refusal;
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
 use crate::flow::Hop;
-use crate::fragment::{Aged, Arrival, DatagramId, DatagramKey, Lead};
+use crate::fragment::{Aged, Arrival, DatagramId, DatagramKey, Lead, Limits};
 use crate::packet::{Fragment, Packet};
 use crate::snapshot::Snapshot;
 
@@ -36,6 +36,10 @@ impl<C: Clock> Worker<C> {
         now: Instant64,
     ) {
         let key = DatagramKey::of(&packet.headers, &fragment, packet.ingress);
+        // Before anything is taken down: bytes that do not pass have not come.
+        if packet.frames.count() > Limits::HELD_BUFFERS && self.fragments.is_early(&key, &fragment) {
+            return self.drop_packet(packet, DropReason::FragmentTableFull, None, now);
+        }
         match self.fragments.arrive(&key, &fragment, now) {
             Arrival::First(datagram) => self.lead(snapshot, packet, datagram, now),
             Arrival::Later(lead) => self.follow(snapshot, packet, &lead, now),

@@ -174,7 +174,7 @@ impl Datagrams {
         };
         let (all, all_held) = count(&|_| true);
         let (of_port, port_held) = count(&|other| other.port == name.port);
-        let source = |name: &Name| (name.six, name.ends.0);
+        let source = |name: &Name| (name.port, name.six, name.ends.0);
         let (of_source, source_held) = count(&|other| source(other) == source(name));
         let own = self.all.get(name);
         match reason {

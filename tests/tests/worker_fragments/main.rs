@@ -8,8 +8,10 @@ mod case;
 
 use std::time::Duration;
 
+use af_xdp::twin::Sent;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::fragment::Limits;
+use podgate_dataplane::packet::PortId;
 use podgate_dataplane::worker::{Deny, Established, WorkerSettings};
 use podgate_tests::cluster::{app, deny_all, name, only_a_to_b};
 use podgate_tests::frames::{From, fragment, fragments};
@@ -470,6 +472,60 @@ fn a_flood_from_outside_leaves_room_for_pods() {
         case.at_rest();
         case.rig.finish();
     }
+}
+
+/// The host stack may have packets of anybody, with whatever source its senders wrote into them.
+#[test]
+fn whoever_lies_to_the_host_stack_uses_up_no_pods_share() {
+    for (workers, six) in [(1, false), (1, true)] {
+        let mut case = small(workers, six);
+        let (there, a, b) = (case.a_to_b(), case.a, case.b);
+        let lie = From::new(HOST, case.a_ip(), case.b_ip());
+        for id in 0..4 {
+            case.waits(HOST, &lie.udp_fragments((1000, 53), 3500, EACH, id)[1]);
+        }
+        case.waits(HOST, &lie.udp_fragments((1000, 53), 3500, EACH, 0)[2]);
+        let piece = &lie.udp_fragments((1000, 53), 3500, EACH, 4)[1];
+        case.drops(HOST, piece, DropReason::FragmentSourceLimit);
+        let pieces = there.udp_fragments((1000, 53), 2500, EACH, 7);
+        case.waits(a, &pieces[1]);
+        case.releases(a, &pieces[0], &[&pieces[0], &pieces[1]], b);
+        case.passes(a, &pieces[2], b);
+        case.rig.advance(Duration::from_secs(3));
+        case.gone(5, DropReason::FragmentTimeout);
+        case.at_rest();
+        case.rig.finish();
+    }
+}
+
+/// Padded behind the end of the datagram, so that it is in more buffers than it has bytes for.
+#[test]
+fn a_fragment_of_many_buffers_is_not_held() {
+    each(|mut case| {
+        let (there, a, b) = (case.a_to_b(), case.a, case.b);
+        let pieces = there.udp_fragments((1000, 53), 1500, EACH, 7);
+        let padding = [0; 1000];
+        let parts = |count| {
+            let mut parts: Vec<&[u8]> = vec![&padding; count];
+            parts[0] = &pieces[1];
+            parts
+        };
+        assert!(case.rig.deliver_parts(a, &parts(5)));
+        case.gone(1, DropReason::FragmentTableFull);
+        assert_eq!((case.held(), case.rig.datagrams()), (0, 0));
+        assert!(case.rig.deliver_parts(a, &parts(4)));
+        case.gone(0, DropReason::FragmentTableFull);
+        assert_eq!(case.held(), 1);
+        let ports = |sent: &[(PortId, Sent)]| sent.iter().map(|(port, _)| *port).collect::<Vec<PortId>>();
+        assert_eq!(ports(&case.send(a, &pieces[0])), [b, b]);
+        case.at_rest();
+        // After the first one it has nothing to wait for.
+        case.passes(a, &pieces[0], b);
+        assert!(case.rig.deliver_parts(a, &parts(5)));
+        assert_eq!(ports(&case.rig.settle()), [b]);
+        case.at_rest();
+        case.rig.finish();
+    });
 }
 
 #[test]
