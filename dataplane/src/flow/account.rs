@@ -1,9 +1,10 @@
 //! Who fills the table: an account for each port, of the connections that are charged to the pod behind it.
 //!
 //! A connection is charged to the pod that opened it, or, if that is no pod of this node, to the pod that it goes to: a flood
-//! from outside costs the pod that draws it, and nobody else. Each account queues its connections that may have to go (embryonic
-//! ones, and those that are over), oldest first, and the account with the most embryonic ones is known at any time: a heap
-//! by that number, which changes by one step when the number does.
+//! from outside costs the pod that draws it, and nobody else. Each account queues its connections by class, and the account
+//! with the most embryonic ones is known at any time: a heap by that number, which changes by one step when the number does.
+//! Embryonic ones, and those that are over, may have to go, the oldest first; open ones are looked at in turn, when there is no
+//! room without them, for those that have ended unnoticed.
 //!
 //! What others see of an account ([`Charge`]) are relaxed counters with one writer.
 
@@ -79,6 +80,7 @@ impl Charges {
 #[derive(Debug, Clone, Copy)]
 struct Account {
     embryonic: Queue,
+    open: Queue,
     closing: Queue,
     /// Its place in the heap, while it has embryonic connections.
     place: u32,
@@ -97,7 +99,8 @@ pub(super) struct Accounts {
 impl Accounts {
     /// Of a table with `places` places.
     pub fn new(places: usize) -> Self {
-        let account = Account { embryonic: Queue::EMPTY, closing: Queue::EMPTY, place: 0 };
+        let account =
+            Account { embryonic: Queue::EMPTY, open: Queue::EMPTY, closing: Queue::EMPTY, place: 0 };
         Self {
             accounts: vec![account; ACCOUNTS],
             chain: Chain::new(places),
@@ -146,6 +149,17 @@ impl Accounts {
         self.accounts.get(usize::from(*port))?.embryonic.oldest()
     }
 
+    /// The open connection of a port that was not looked at for longest.
+    pub fn next_open(&self, port: PortId) -> Option<u32> {
+        self.accounts.get(usize::from(port.0))?.open.oldest()
+    }
+
+    /// An open connection of a port was looked at.
+    pub fn looked_at(&mut self, port: PortId, place: u32) {
+        self.leave(port, place, Class::Open);
+        self.join(port, place, Class::Open);
+    }
+
     fn change_flows(&self, port: PortId, by: i32) {
         if let Some(charge) = self.charge(port) {
             charge.flows.store(charge.flows().wrapping_add_signed(by), Ordering::Relaxed);
@@ -155,7 +169,7 @@ impl Accounts {
     fn join(&mut self, port: PortId, place: u32, class: Class) {
         let Some(account) = self.accounts.get_mut(usize::from(port.0)) else { return };
         match class {
-            Class::Open => {}
+            Class::Open => self.chain.push(&mut account.open, place),
             Class::Closing => self.chain.push(&mut account.closing, place),
             Class::Embryonic => {
                 self.chain.push(&mut account.embryonic, place);
@@ -173,7 +187,7 @@ impl Accounts {
     fn leave(&mut self, port: PortId, place: u32, class: Class) {
         let Some(account) = self.accounts.get_mut(usize::from(port.0)) else { return };
         match class {
-            Class::Open => {}
+            Class::Open => self.chain.remove(&mut account.open, place),
             Class::Closing => self.chain.remove(&mut account.closing, place),
             Class::Embryonic => {
                 self.chain.remove(&mut account.embryonic, place);
@@ -258,7 +272,7 @@ impl Accounts {
         for (port, place, class) in charged {
             let account = &self.accounts[usize::from(port.0)];
             let queue = match class {
-                Class::Open => continue,
+                Class::Open => &account.open,
                 Class::Closing => &account.closing,
                 Class::Embryonic => {
                     *embryonic.entry(port.0).or_default() += 1;
@@ -267,8 +281,8 @@ impl Accounts {
             };
             assert!(self.chain.walk(queue).contains(place), "{place} waits in the queue of its class");
         }
-        let queued: u32 = self.accounts.iter().map(|a| a.embryonic.len() + a.closing.len()).sum();
-        assert_eq!(queued as usize, charged.iter().filter(|(.., class)| *class != Class::Open).count());
+        let queues = self.accounts.iter().flat_map(|a| [a.embryonic, a.open, a.closing]);
+        assert_eq!(queues.map(|queue| queue.len() as usize).sum::<usize>(), charged.len());
         let in_heap: Vec<u16> = embryonic.keys().copied().collect();
         let mut heap = self.heap.clone();
         heap.sort_unstable();

@@ -11,6 +11,9 @@
 //! - An open connection is never evicted. For a new one that finds the table full, a connection that is over goes, or else
 //!   the oldest embryonic one (not established yet) of the pod that has most of them. A pod may have only so many
 //!   connections; beyond that it makes room from its own. So whoever floods, or is flooded, pays for it alone.
+//! - What nobody awaits any more does not keep others out. If only open connections are left, some of them are looked at before
+//!   a new one is refused: those end whose time is over or whose pod is gone, as they would with their next packet, which
+//!   may never come.
 //! - Aging costs a fixed number of steps a turn ([`FlowTable::age`]), however many entries there are. So it may come late,
 //!   most of all while a worker sleeps, and whoever finds an entry asks whether its time is over ([`FlowTable::is_expired`]).
 //!
@@ -57,9 +60,9 @@ pub struct FlowId(u32);
 /// Why a connection could not be entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoRoom {
-    /// The table is full of open ones.
+    /// The table is full of open ones, and those that were looked at are still awaited.
     Table,
-    /// The pod that it would be charged to has as many as it may have, all of them open.
+    /// The pod that it would be charged to has as many as it may have, all of them open; the same.
     Pod,
 }
 
@@ -75,6 +78,10 @@ pub struct FlowCounts {
     /// Entries ended by a change of policy or of the pod behind an address, or replaced.
     pub cut: u64,
 }
+
+/// Open connections that are looked at for a new one that finds no room without them: few, because whoever floods a full table
+/// has it done for each packet.
+const OPEN_LOOKS: usize = 8;
 
 /// The connections of one worker.
 pub struct FlowTable {
@@ -219,13 +226,19 @@ impl FlowTable {
         self.wait(id, to);
     }
 
-    /// Enters a connection that is not in the table yet.
+    /// Enters a connection that is not in the table yet. `is_gone` says of another one whether a pod that had it is there no
+    /// more, and it is cut then if there is no room without its place.
     ///
     /// # Errors
     /// [`NoRoom`] if no other one can go for it.
-    pub fn insert(&mut self, flow: Flow, now: Instant64) -> Result<FlowId, NoRoom> {
+    pub fn insert(
+        &mut self,
+        flow: Flow,
+        now: Instant64,
+        is_gone: impl Fn(&Flow) -> bool,
+    ) -> Result<FlowId, NoRoom> {
         let account = flow.account;
-        let id = self.make_room(account, now).inspect_err(|_| {
+        let id = self.make_room(account, now, is_gone).inspect_err(|_| {
             if let Some(charge) = self.accounts.charge(account) {
                 charge.count_refused();
             }
@@ -247,11 +260,19 @@ impl FlowTable {
     }
 
     /// A free place for a connection that is charged to `account`.
-    fn make_room(&mut self, account: PortId, now: Instant64) -> Result<u32, NoRoom> {
+    fn make_room(
+        &mut self,
+        account: PortId,
+        now: Instant64,
+        is_gone: impl Fn(&Flow) -> bool,
+    ) -> Result<u32, NoRoom> {
         let flows = self.accounts.charge(account).map_or(0, Charge::flows);
         if flows >= self.per_pod {
-            let own = self.accounts.dispensable(account).ok_or(NoRoom::Pod)?;
-            self.evict(own);
+            match self.accounts.dispensable(account) {
+                Some(own) => self.evict(own),
+                None if self.end_unawaited(Some(account), now, &is_gone) => {}
+                None => return Err(NoRoom::Pod),
+            }
         }
         if self.free.is_empty() {
             // Aging may not have come to what is over.
@@ -259,10 +280,43 @@ impl FlowTable {
         }
         if self.free.is_empty() {
             let over = self.waiting.get(Class::Closing as usize).and_then(Queue::oldest);
-            let id = over.or_else(|| self.accounts.oldest_of_heaviest()).ok_or(NoRoom::Table)?;
-            self.evict(id);
+            match over.or_else(|| self.accounts.oldest_of_heaviest()) {
+                Some(id) => self.evict(id),
+                None if self.end_unawaited(None, now, &is_gone) => {}
+                None => return Err(NoRoom::Table),
+            }
         }
         self.free.pop().ok_or(NoRoom::Table)
+    }
+
+    /// Ends an open connection that nobody awaits any more, of those that are charged to `account`, or of all. Looks at
+    /// [`OPEN_LOOKS`] of them at most, and at others the next time.
+    fn end_unawaited(
+        &mut self,
+        account: Option<PortId>,
+        now: Instant64,
+        is_gone: &impl Fn(&Flow) -> bool,
+    ) -> bool {
+        for _ in 0..OPEN_LOOKS {
+            let next = match account {
+                Some(account) => self.accounts.next_open(account),
+                None => self.waiting.get(Class::Open as usize).and_then(Queue::oldest),
+            };
+            let Some(id) = next else { return false };
+            if self.is_expired(FlowId(id), now) {
+                self.expire(FlowId(id));
+                return true;
+            }
+            if self.entry(id).is_some_and(is_gone) {
+                self.cut(FlowId(id));
+                return true;
+            }
+            match account {
+                Some(account) => self.accounts.looked_at(account, id),
+                None => self.wait_anew(id, Class::Open),
+            }
+        }
+        false
     }
 
     fn evict(&mut self, id: u32) {
@@ -308,6 +362,11 @@ impl FlowTable {
                 self.waiting_links.push(queue, id);
             }
         }
+    }
+
+    fn wait_anew(&mut self, id: u32, class: Class) {
+        self.wait_no_more(id, class);
+        self.wait(id, class);
     }
 
     fn wait(&mut self, id: u32, class: Class) {

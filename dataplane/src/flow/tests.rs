@@ -31,7 +31,7 @@ fn flow_of(account: u16, tuple: Tuple, now: u64) -> Flow {
         judged_port: tuple.destination_port,
         heading,
         hops: [hop, hop],
-        progress: Progress::Plain { answered: false },
+        progress: Progress::open(&Evidence::Plain),
         identities: [1, 2],
         translated: tuple,
         judgement: Judgement { egress: None, ingress: None },
@@ -47,7 +47,12 @@ const START: Instant64 = Instant64::from_nanos(0);
 
 /// Enters a connection at time 0.
 fn enter(table: &mut FlowTable, account: u16, number: u32) -> Result<FlowId, NoRoom> {
-    table.insert(flow_of(account, tuple(number), 0), START)
+    insert(table, flow_of(account, tuple(number), 0), START)
+}
+
+/// Enters a connection while all pods are there.
+fn insert(table: &mut FlowTable, flow: Flow, now: Instant64) -> Result<FlowId, NoRoom> {
+    table.insert(flow, now, |_| false)
 }
 
 fn seconds(seconds: u64) -> Instant64 {
@@ -173,6 +178,53 @@ fn a_pod_beyond_its_quota_makes_room_from_its_own() {
     assert_eq!([of(1).refused(), of(2).evicted(), of(2).refused()], [0, 2, 1]);
 }
 
+/// Aging may not have come to them: it takes a fixed number of steps, and a worker that sleeps takes few.
+#[test]
+fn open_connections_whose_time_is_over_keep_nobody_out() {
+    for (capacity, per_pod, full) in [(64, 4, NoRoom::Pod), (4, 4, NoRoom::Table)] {
+        let mut table = FlowTable::new(capacity, per_pod, Timeouts::default(), [1, 2, 3, 4]);
+        for n in 0..4 {
+            let id = enter(&mut table, 1, n).unwrap();
+            answer(&mut table, id);
+        }
+        let pod = if full == NoRoom::Pod { 1 } else { 2 };
+        // The one that came first was seen last.
+        let id = find(&table, &tuple(0)).unwrap();
+        table.see(id, Side::Original, &Evidence::Plain, seconds(60)).unwrap();
+        assert_eq!(insert(&mut table, flow_of(pod, tuple(9), 0), seconds(119)), Err(full));
+        insert(&mut table, flow_of(pod, tuple(9), 0), seconds(120)).unwrap();
+        assert!(find(&table, &tuple(0)).is_some());
+        assert_eq!((table.counts().expired, table.counts().evicted, table.len()), (1, 0, 4));
+        table.check();
+    }
+}
+
+#[test]
+fn open_connections_of_pods_that_are_gone_keep_nobody_out() {
+    let mut table = FlowTable::new(32, 20, Timeouts::default(), [1, 2, 3, 4]);
+    for n in 0..32 {
+        let id = enter(&mut table, 1 + (n / 20) as u16, n).unwrap();
+        answer(&mut table, id);
+    }
+    let gone = |flow: &Flow| [tuple(15), tuple(25)].contains(&flow.translated);
+    // Only so many are looked at for one: the others have their turn the next time.
+    let attempts = |table: &mut FlowTable, account, number| {
+        let mut attempts = 1;
+        while table.insert(flow_of(account, tuple(number), 0), START, gone).is_err() {
+            attempts += 1;
+            assert!(attempts < 10);
+        }
+        table.check();
+        attempts
+    };
+    assert_eq!(attempts(&mut table, 1, 40), 2, "the sixteenth of the first pod's");
+    let id = find(&table, &tuple(40)).unwrap();
+    answer(&mut table, id);
+    attempts(&mut table, 3, 41);
+    assert!(find(&table, &tuple(15)).is_none() && find(&table, &tuple(25)).is_none());
+    assert_eq!((table.counts().cut, table.counts().evicted, table.len()), (2, 0, 32));
+}
+
 #[test]
 fn what_is_over_or_expired_goes_before_what_is_beginning() {
     use crate::packet::TcpFlags;
@@ -188,7 +240,8 @@ fn what_is_over_or_expired_goes_before_what_is_beginning() {
     enter(&mut table, 1, 1).unwrap();
     let tcp = Tuple { protocol: protocol::TCP, ..tuple(2) };
     let syn = Evidence::Tcp(segment(TcpFlags::SYN, 99, 0));
-    let id = table.insert(Flow { progress: Progress::open(&syn), ..flow_of(1, tcp, 0) }, START).unwrap();
+    let id =
+        insert(&mut table, Flow { progress: Progress::open(&syn), ..flow_of(1, tcp, 0) }, START).unwrap();
     let refused = Evidence::Tcp(segment(TcpFlags::RST | TcpFlags::ACK, 0, 100));
     table.see(id, Side::Reply, &refused, START).unwrap();
     assert_eq!(table.get(id).unwrap().class(), Class::Closing);
@@ -197,7 +250,7 @@ fn what_is_over_or_expired_goes_before_what_is_beginning() {
     assert_eq!(find(&table, &tcp), None, "it is over");
     assert!([1, 3, 4].iter().all(|n| find(&table, &tuple(*n)).is_some()));
     // A minute later nothing of this is awaited any more, and no pod pays.
-    table.insert(flow_of(2, tuple(5), 0), seconds(60)).unwrap();
+    insert(&mut table, flow_of(2, tuple(5), 0), seconds(60)).unwrap();
     assert_eq!((table.counts().expired, table.counts().evicted), (1, 1));
     table.check();
 }
@@ -262,7 +315,7 @@ proptest! {
             match (step, find(&table, &tuple)) {
                 (0 | 1, None) => {
                     let before = table.counts();
-                    if table.insert(flow_of((number % 3) as u16, tuple, now), at).is_ok() {
+                    if insert(&mut table, flow_of((number % 3) as u16, tuple, now), at).is_ok() {
                         model.insert(number, (now, false));
                     }
                     if table.counts().evicted > before.evicted {

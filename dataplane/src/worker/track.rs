@@ -131,7 +131,11 @@ impl<C: Clock> Worker<C> {
             progress: Progress::open(&evidence),
         };
         let hop = flow.hop(Side::Original);
-        self.flows.insert(flow, now).map_err(|no_room| match no_room {
+        let entered = self.flows.insert(flow, now, |other| {
+            other.generation != snapshot.generation
+                && identities(snapshot, &other.translated) != other.identities
+        });
+        entered.map_err(|no_room| match no_room {
             NoRoom::Table => DropReason::FlowTableFull,
             NoRoom::Pod => DropReason::PodFlows,
         })?;

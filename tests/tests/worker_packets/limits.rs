@@ -144,6 +144,31 @@ fn a_full_table_refuses_new_connections_and_keeps_open_ones() {
     }
 }
 
+/// Nobody speaks in them any more, so nothing would end them before their five days are over.
+#[test]
+fn open_connections_of_a_pod_that_is_gone_keep_nobody_out() {
+    for six in [false, true] {
+        let settings = WorkerSettings { flows: 4, flows_per_pod: 4, ..WorkerSettings::default() };
+        let mut case = Case::new(1, six, &settings);
+        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
+        for port in 0..4 {
+            establish(&mut case, (there, back), 1000 + port);
+        }
+        let other = From::new(b, case.b_ip(), case.outside_ip());
+        case.drops(b, &other.tcp(2000, 80, "S"), DropReason::FlowTableFull);
+        case.rig.remove_pod(a);
+        case.cluster.pods.remove(&name("shop/a")).unwrap();
+        case.rig.publish(&case.cluster);
+        let answer = From::new(UPLINK, case.outside_ip(), case.b_ip());
+        for port in 2000..2004 {
+            case.cutting(1);
+            establish(&mut case, (other, answer), port);
+        }
+        case.drops(b, &other.tcp(2004, 80, "S"), DropReason::PodFlows);
+        case.finish();
+    }
+}
+
 #[test]
 fn a_pod_beyond_its_quota_pays_with_its_own_embryonic_connections() {
     let settings = WorkerSettings { flows: 64, flows_per_pod: 3, ..WorkerSettings::default() };
