@@ -16,9 +16,11 @@ use crate::snapshot::Mac;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Class {
-    /// It is not established: nobody has answered yet, or the handshake is not over.
+    /// It is not established: nobody has answered yet, or the handshake is not over. In a protocol that knows no connections:
+    /// whoever opened it has not gone on after an answer.
     Embryonic = 0,
-    /// It is established, or packets went both ways.
+    /// It is established. In a protocol that knows no connections: an answer came, and then more from whoever opened it. One
+    /// packet each way is not enough: forged sources are answered too, by any pod that is pinged, and do not go on.
     Open = 1,
     /// It is over, but for packets that are still on their way.
     Closing = 2,
@@ -116,7 +118,7 @@ impl Timeouts {
                 SctpState::Shutdown => self.sctp_timeout_shutdown,
                 SctpState::Closed => self.sctp_timeout_closed,
             },
-            Progress::Plain { answered } => match (flow.translated.protocol, answered) {
+            Progress::Plain { answered, .. } => match (flow.translated.protocol, answered) {
                 (protocol::UDP, false) => self.udp_timeout,
                 (protocol::UDP, true) => self.udp_timeout_stream,
                 (protocol::ICMP | protocol::ICMPV6, _) => self.icmp_timeout,
@@ -161,6 +163,8 @@ pub enum Progress {
     Plain {
         /// A packet of the reply direction was seen.
         answered: bool,
+        /// And one of the original direction after it.
+        goes_on: bool,
     },
 }
 
@@ -171,7 +175,7 @@ impl Progress {
         match evidence {
             Evidence::Tcp(syn) => Self::Tcp(TcpTrack::open(syn)),
             Evidence::Sctp(init) => Self::Sctp(SctpTrack::open(init)),
-            Evidence::Plain => Self::Plain { answered: false },
+            Evidence::Plain => Self::Plain { answered: false, goes_on: false },
         }
     }
 }
@@ -238,8 +242,8 @@ impl Flow {
         match self.progress {
             Progress::Tcp(track) => track.class(),
             Progress::Sctp(track) => track.class(),
-            Progress::Plain { answered: true } => Class::Open,
-            Progress::Plain { answered: false } => Class::Embryonic,
+            Progress::Plain { goes_on: true, .. } => Class::Open,
+            Progress::Plain { goes_on: false, .. } => Class::Embryonic,
         }
     }
 
@@ -274,7 +278,8 @@ impl Flow {
                 track.see(side, chunk)?;
                 track.class() != Class::Closing
             }
-            (Progress::Plain { answered }, _) => {
+            (Progress::Plain { answered, goes_on }, _) => {
+                *goes_on |= *answered && side == Side::Original;
                 *answered |= side == Side::Reply;
                 true
             }

@@ -8,7 +8,7 @@
 //! - Both directions of a connection find one entry ([`FlowKey`]), and say which direction a packet goes.
 //! - How far a connection has come is followed exactly ([`TcpTrack`], [`SctpTrack`]), and a packet that its state does not
 //!   allow does not pass.
-//! - An open connection is never evicted. For a new one that finds the table full, a connection that is over goes, or else
+//! - An open connection ([`Class::Open`]) is never evicted. For a new one that finds the table full, a connection that is over goes, or else
 //!   the oldest embryonic one (not established yet) of the pod that has most of them. A pod may have only so many
 //!   connections; beyond that it makes room from its own. So whoever floods, or is flooded, pays for it alone.
 //! - What nobody awaits any more does not keep others out. If only open connections are left, some of them are looked at before

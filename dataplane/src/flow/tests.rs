@@ -59,8 +59,13 @@ fn seconds(seconds: u64) -> Instant64 {
     Instant64::from_nanos(seconds * 1_000_000_000)
 }
 
+/// There and back and there again at time 0: then it is open.
 fn answer(table: &mut FlowTable, id: FlowId) {
-    table.see(id, Side::Reply, &Evidence::Plain, START).unwrap();
+    for side in [Side::Reply, Side::Original] {
+        assert_eq!(table.get(id).unwrap().class(), Class::Embryonic);
+        table.see(id, side, &Evidence::Plain, START).unwrap();
+    }
+    assert_eq!(table.get(id).unwrap().class(), Class::Open);
 }
 
 fn find(table: &FlowTable, tuple: &Tuple) -> Option<FlowId> {
@@ -335,7 +340,9 @@ proptest! {
                     model.remove(&number);
                 }
                 (3, Some(id)) => {
-                    table.see(id, Side::Reply, &Evidence::Plain, at).unwrap();
+                    for side in [Side::Reply, Side::Original] {
+                        table.see(id, side, &Evidence::Plain, at).unwrap();
+                    }
                     model.insert(number, (now, true));
                 }
                 (4, _) => {

@@ -55,8 +55,9 @@ impl Connection {
         let meaning = match (packet.shape, self.talk) {
             (Shape::Tcp(segment), Talk::Tcp { .. }) => tcp(&segment, side, self.talk),
             (Shape::Sctp(chunk, tag), Talk::Sctp(step)) => sctp(chunk, tag, side, step),
-            (Shape::Asks | Shape::Answers, Talk::Plain { answered }) => {
-                Meaning::Proper(Talk::Plain { answered: answered || side == 1 })
+            (Shape::Asks | Shape::Answers, Talk::Plain { answered, goes_on }) => {
+                let goes_on = goes_on || answered && side == 0;
+                Meaning::Proper(Talk::Plain { answered: answered || side == 1, goes_on })
             }
             other => panic!("{other:?}"),
         };

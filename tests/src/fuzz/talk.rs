@@ -177,6 +177,8 @@ pub enum Talk {
     Plain {
         /// Both spoke.
         answered: bool,
+        /// And then the one who asked said more.
+        goes_on: bool,
     },
 }
 
@@ -191,7 +193,7 @@ impl Talk {
                 doubted: [false; 2],
             },
             Shape::Sctp(..) => Self::Sctp(0),
-            Shape::Asks | Shape::Answers => Self::Plain { answered: false },
+            Shape::Asks | Shape::Answers => Self::Plain { answered: false, goes_on: false },
         }
     }
 
@@ -207,7 +209,7 @@ impl Talk {
             Self::Tcp { stage: Stage::Over, .. } | Self::Sctp(5..) => (0, 10),
             Self::Sctp(3) => exactly(210),
             Self::Sctp(_) => exactly(65),
-            Self::Plain { answered } => match (protocol, answered) {
+            Self::Plain { answered, .. } => match (protocol, answered) {
                 (Protocol::Udp, true) => exactly(120),
                 _ => exactly(30),
             },
@@ -217,7 +219,9 @@ impl Talk {
     /// Is it established and not over, so that it must not be evicted?
     pub(super) fn is_open(&self) -> bool {
         match self {
-            Self::Tcp { stage: Stage::Open, .. } | Self::Sctp(3 | 4) | Self::Plain { answered: true } => true,
+            Self::Tcp { stage: Stage::Open, .. } | Self::Sctp(3 | 4) | Self::Plain { goes_on: true, .. } => {
+                true
+            }
             Self::Tcp { stage: Stage::Closing, done, .. } => *done != [true, true],
             _ => false,
         }

@@ -144,6 +144,31 @@ fn a_full_table_refuses_new_connections_and_keeps_open_ones() {
     }
 }
 
+/// Sources that are forged are answered too, by any pod to a ping, but they do not go on.
+#[test]
+fn what_is_answered_once_keeps_nobody_out() {
+    let settings = WorkerSettings { flows: 64, flows_per_pod: 3, ..WorkerSettings::default() };
+    each_with(&settings, |mut case| {
+        let (b, outside) = (case.b, case.outside_ip());
+        let (there, back) = (From::new(UPLINK, outside, case.b_ip()), From::new(b, case.b_ip(), outside));
+        // One that goes on, and one by datagrams.
+        case.opens(UPLINK, &there.echo(1, false), b);
+        case.passes(b, &back.echo(1, true), UPLINK);
+        case.passes(UPLINK, &there.echo(1, false), b);
+        case.opens(UPLINK, &there.udp(53, 53, b"query"), b);
+        case.passes(b, &back.udp(53, 53, b"answer"), UPLINK);
+        case.passes(UPLINK, &there.udp(53, 53, b"query"), b);
+        for number in 2..10 {
+            case.evicting(i64::from(number > 2)).opens(UPLINK, &there.echo(number, false), b);
+            case.passes(b, &back.echo(number, true), UPLINK);
+        }
+        case.passes(b, &back.echo(1, true), UPLINK);
+        case.passes(b, &back.udp(53, 53, b"answer"), UPLINK);
+        case.drops(b, &back.echo(2, true), DropReason::StrayIcmpReply);
+        case.finish();
+    });
+}
+
 /// Nobody speaks in them any more, so nothing would end them before their five days are over.
 #[test]
 fn open_connections_of_a_pod_that_is_gone_keep_nobody_out() {
