@@ -276,19 +276,16 @@ impl PortTable {
             .collect()
     }
 
-    /// A number that no port has, and that was not used lately: packets under way still carry the old ones. `None` if all
-    /// are in use.
-    pub fn free_id(&mut self) -> Option<u16> {
+    /// A number that no port has, and that was not used lately: packets under way still carry the old ones. If possible none
+    /// of those that `is_charged`: connections may outlive the port that they are charged to, and whoever has its number
+    /// would pay for them. `None` if all are in use.
+    pub fn free_id(&mut self, is_charged: impl Fn(u16) -> bool) -> Option<u16> {
         let kept = self.ports.values().filter_map(|wanted| wanted.seat.map(|seat| seat.id));
         let used: BTreeSet<u16> = self.open().map(|(_, _, open)| open.id).chain(kept).collect();
-        for _ in 0..MAX_PORTS {
-            let id = self.next;
-            self.next = (self.next + 1) % MAX_PORTS;
-            if !used.contains(&id) {
-                return Some(id);
-            }
-        }
-        None
+        let in_turn = (self.next..MAX_PORTS).chain(0..self.next).filter(|id| !used.contains(id));
+        let id = in_turn.clone().find(|id| !is_charged(*id)).or_else(|| in_turn.clone().next())?;
+        self.next = (id + 1) % MAX_PORTS;
+        Some(id)
     }
 
     /// The worker with the fewest ports, or shares of them. The host port counts like any: what it carries is not known, and were it to count for
@@ -432,6 +429,18 @@ mod tests {
     #[test]
     fn numbers_are_not_used_again_at_once() {
         let mut table = PortTable::default();
-        assert_eq!((table.free_id(), table.free_id()), (Some(0), Some(1)));
+        let free = |table: &mut PortTable| table.free_id(|_| false);
+        assert_eq!((free(&mut table), free(&mut table)), (Some(0), Some(1)));
+    }
+
+    #[test]
+    fn numbers_that_connections_are_charged_to_are_used_last() {
+        let mut table = PortTable::default();
+        let charged = |id| (1..MAX_PORTS - 1).contains(&id);
+        let free = |table: &mut PortTable| table.free_id(charged);
+        assert_eq!((free(&mut table), free(&mut table)), (Some(0), Some(MAX_PORTS - 1)));
+        assert_eq!((free(&mut table), free(&mut table)), (Some(0), Some(MAX_PORTS - 1)));
+        assert_eq!(table.free_id(|_| true), Some(0), "rather than none");
+        assert_eq!(table.free_id(|_| true), Some(1));
     }
 }

@@ -236,7 +236,10 @@ impl Gateway {
             && let Some(wanted) = self.ports.get_mut(interface)
         {
             tracing::error!(interface, %error, "port is not open");
-            wanted.state = Err(error.to_string());
+            if let Ok(open) = std::mem::replace(&mut wanted.state, Err(error.to_string())) {
+                // Some workers have their shares; what they receive must not count as that of the number's next port.
+                self.take_port_back(&open);
+            }
         }
     }
 
@@ -251,7 +254,11 @@ impl Gateway {
         self.netlink.set_up(link.index).await.map_err(|error| error.to_string())?;
         let ends = self.ends(&link, purpose).await?;
 
-        let id = seat.map(|seat| seat.id).or_else(|| self.ports.free_id());
+        let is_charged = |id| {
+            let mut charges = self.engine.views().filter_map(|view| view.charges.of(PortId(id)));
+            charges.any(|charge| charge.flows() > 0)
+        };
+        let id = seat.map(|seat| seat.id).or_else(|| self.ports.free_id(is_charged));
         let id = id.ok_or("all port numbers are in use")?;
         let workers = self.options.cores.len();
         // The owners of a pod's connections follow from its worker, so it stays.
