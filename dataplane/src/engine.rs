@@ -31,13 +31,15 @@ use nix::sched::CpuSet;
 use podgate_rcu::{Publisher, ReaderHandle};
 
 use crate::clock::MonotonicClock;
+use crate::flow::Tuple;
 use crate::packet::{PortId, PortKind, WorkerId};
 use crate::port::Port;
 use crate::record::DropRecord;
 use crate::snapshot::{Inconsistent, Snapshot};
 use crate::worker::wake::Waker;
 use crate::worker::{
-    Activity, Commons, Unresolved, Worker, WorkerEnds, WorkerSettings, WorkerView, commons, workers,
+    Activity, Commons, FoundFlow, Unresolved, Worker, WorkerEnds, WorkerSettings, WorkerView, commons,
+    workers,
 };
 
 use in_force::InForce;
@@ -126,6 +128,7 @@ enum Command {
     Attach(PortId, PortKind, Box<dyn Port>),
     Detach(PortId, mpsc::Sender<Option<Box<dyn Port>>>),
     Statistics(mpsc::Sender<Vec<(PortId, Statistics)>>),
+    FindFlows(Tuple, mpsc::Sender<Vec<FoundFlow>>),
     Stop,
 }
 
@@ -334,6 +337,23 @@ impl Engine {
         all
     }
 
+    /// The connections between these two ends, whichever of them opened one, that are there or were of late: those that are
+    /// there first, then the newest. Costs each worker some ten microseconds between two turns.
+    pub fn find_flows(&mut self, tuple: &Tuple) -> Vec<FoundFlow> {
+        let (reply, answer) = mpsc::channel();
+        for number in 0..self.running.len() {
+            // A dead worker's connections are dead too.
+            let _ = self.tell(WorkerId(number as u8), Command::FindFlows(*tuple, reply.clone()));
+        }
+        drop(reply);
+        let mut all = Vec::new();
+        while let Ok(found) = answer.recv_timeout(ANSWER) {
+            all.extend(found);
+        }
+        all.sort_by_key(|flow: &FoundFlow| flow.fate.order());
+        all
+    }
+
     /// What each worker counts.
     pub fn views(&self) -> impl ExactSizeIterator<Item = &Arc<WorkerView>> {
         self.running.iter().map(|running| &running.ends.view)
@@ -473,6 +493,9 @@ impl Work {
                     // Who asked may have given up; then the port is dropped here.
                     Command::Detach(id, reply) => drop(reply.send(worker.detach(id))),
                     Command::Statistics(reply) => drop(reply.send(worker.port_statistics())),
+                    Command::FindFlows(tuple, reply) => {
+                        drop(reply.send(worker.find_flows(&reader.pin(), &tuple)));
+                    }
                     Command::Stop => return worker,
                 }
             }

@@ -19,6 +19,7 @@
 
 mod commons;
 mod exchange;
+mod find;
 mod forward;
 mod fragments;
 mod owner;
@@ -51,6 +52,7 @@ use route::Refusal;
 use wake::{Sleeper, Waker};
 
 pub use commons::{Commons, commons};
+pub use find::{Fate, FoundFlow};
 
 /// What [`exchange`] is made of; the model puts rings of its own in its place.
 mod ring {
@@ -87,6 +89,8 @@ pub struct WorkerSettings {
     pub flows: usize,
     /// Those of them that may be charged to one pod.
     pub flows_per_pod: usize,
+    /// Connections that are over that it remembers, for whoever asks about one.
+    pub flow_history: usize,
     /// How long they may be silent.
     pub timeouts: Timeouts,
     /// What a change of policy does to them.
@@ -111,6 +115,7 @@ impl Default for WorkerSettings {
             batch: 64,
             flows: 65_536,
             flows_per_pod: 32_768,
+            flow_history: 4096,
             timeouts: Timeouts::default(),
             established: Established::Recheck,
             deny: Deny::Drop,
@@ -297,7 +302,8 @@ pub fn workers<C: Clock + Clone>(
         let [a, b, c, d] = settings.seed;
         // A key of its own for each table: colliding in one says nothing about another.
         let seed = [a ^ number as u64, b, c, d.rotate_left(17)];
-        let flows = FlowTable::new(settings.flows, settings.flows_per_pod, settings.timeouts, seed);
+        let WorkerSettings { flow_history, timeouts, .. } = *settings;
+        let flows = FlowTable::new(settings.flows, settings.flows_per_pod, flow_history, timeouts, seed);
         let view = Arc::new(WorkerView { charges: flows.charges().clone(), ..WorkerView::default() });
         workers.push(Worker {
             id,

@@ -18,7 +18,7 @@ use podgate_control::gateway::history::Generations;
 use podgate_dataplane::clock::{Clock, Instant64, VirtualClock};
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::flow::{Charge, FlowCounts};
+use podgate_dataplane::flow::{Charge, FlowCounts, Tuple};
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::policy::PolicyTables;
 use podgate_dataplane::port::{MemoryPort, MemoryWire, Shares};
@@ -26,7 +26,9 @@ use podgate_dataplane::record::DropRecord;
 use podgate_dataplane::snapshot::{
     Delivery, DirectRoute, DirectRoutes, Mac, NodeAddresses, PortEntry, Snapshot,
 };
-use podgate_dataplane::worker::{Activity, Commons, Worker, WorkerEnds, WorkerSettings, commons, workers};
+use podgate_dataplane::worker::{
+    Activity, Commons, FoundFlow, Worker, WorkerEnds, WorkerSettings, commons, workers,
+};
 use podgate_rcu::{Publisher, Reader};
 
 use crate::follow::Follower;
@@ -475,6 +477,12 @@ impl Rig {
     pub fn flow_counts(&self) -> impl Iterator<Item = (WorkerId, FlowCounts)> {
         let all = self.ends.iter().enumerate();
         all.map(|(number, ends)| (WorkerId(number as u8), ends.view.flow_counts()))
+    }
+
+    /// What the workers know of the connections between two ends.
+    pub fn find_flows(&mut self, tuple: &Tuple) -> Vec<FoundFlow> {
+        let workers = self.workers.iter_mut().zip(&mut self.readers);
+        workers.flat_map(|(worker, reader)| worker.find_flows(&reader.pin(), tuple)).collect()
     }
 
     /// The generation that was published last.

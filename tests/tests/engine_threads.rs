@@ -16,11 +16,12 @@ use podgate_config::model::*;
 use podgate_control::compiler::{Limits, Scope, compile_for};
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
+use podgate_dataplane::flow::Tuple;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::policy::PolicyTables;
 use podgate_dataplane::port::{MemoryPort, MemoryWire, Shares};
 use podgate_dataplane::snapshot::{Delivery, DirectRoute, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
-use podgate_dataplane::worker::{WorkerSettings, WorkerView};
+use podgate_dataplane::worker::{Fate, FoundFlow, WorkerSettings, WorkerView};
 use podgate_tests::frames::From;
 use podgate_tests::rig::{ROUTER_MAC, gateway_mac, peer_mac};
 
@@ -334,6 +335,22 @@ fn run(workers: u8, idle: Idle) {
         bench.engine.collect();
         bench.engine.snapshots_waiting() == 0
     });
+    // Who asks in the middle of it finds the one connection, whichever way, with its owner.
+    bench.traffic();
+    for (one, other) in [(0, 1), (1, 0)] {
+        let tuple = Tuple {
+            source: address(one),
+            destination: address(other),
+            source_port: 1000,
+            destination_port: 1000,
+            protocol: 17,
+        };
+        let found = bench.engine.find_flows(&tuple);
+        assert!(matches!(&found[..], [FoundFlow { fate: Fate::Live { .. }, .. }]), "{found:?}");
+        assert!(found[0].worker.0 < workers);
+        let nobody = Tuple { source_port: 999, ..tuple };
+        assert_eq!(bench.engine.find_flows(&nobody), []);
+    }
     // And a stop in the middle of traffic loses no frame, also not those between two workers.
     for _ in 0..20 {
         bench.traffic();

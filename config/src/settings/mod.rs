@@ -120,6 +120,8 @@ pub struct Settings {
     pub flows: u32,
     /// `flows_per_pod`.
     pub flows_per_pod: u32,
+    /// `flow_history`.
+    pub flow_history: u32,
     /// `tcp_timeout_syn_sent` and the others.
     pub timeouts: Timeouts,
     /// `fragment_datagrams`.

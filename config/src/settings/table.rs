@@ -46,6 +46,7 @@ impl Default for Settings {
             ring_size: 2048,
             flows: 262_144,
             flows_per_pod: 131_072,
+            flow_history: 16_384,
             timeouts: Timeouts::default(),
             fragment_datagrams: 1024,
             fragment_held: 512,
@@ -302,6 +303,13 @@ pub static TABLE: &[Setting] = &[
         64,
         16_777_216,
         "How many of them may be charged to one pod: to the one that opens them, or, if that is outside, to the one that they go to"
+    ),
+    count!(
+        flow_history,
+        "a number from 0 to 1048576",
+        0,
+        1 << 20,
+        "Connections that are over that each worker remembers, about 200 bytes each, for `podgate explain --sport`: an eighth of them such that nobody answered, so that a flood does not wash out the others"
     ),
     silence!(tcp_timeout_syn_sent, "TCP: a SYN was seen"),
     silence!(tcp_timeout_syn_recv, "TCP: it was answered"),

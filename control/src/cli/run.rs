@@ -111,6 +111,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         reject: settings.deny == Deny::Reject,
         flows: settings.flows as usize,
         flows_per_pod: settings.flows_per_pod as usize,
+        flow_history: settings.flow_history as usize,
         timeouts: timeouts(&settings.timeouts),
         fragments,
         frames: settings.frames,

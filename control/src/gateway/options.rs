@@ -44,6 +44,8 @@ pub struct Options {
     pub flows: usize,
     /// Those of them that may be charged to one pod.
     pub flows_per_pod: usize,
+    /// Connections that are over that a worker remembers.
+    pub flow_history: usize,
     /// How long those may be silent.
     pub timeouts: Timeouts,
     /// Datagrams in fragments that a worker can hold.

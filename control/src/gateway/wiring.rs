@@ -71,6 +71,7 @@ fn engine_config(options: &Options) -> EngineConfig {
     let worker = WorkerSettings {
         flows: options.flows,
         flows_per_pod: options.flows_per_pod,
+        flow_history: options.flow_history,
         timeouts: options.timeouts,
         fragments: options.fragments,
         established: if options.keep_established { Established::Keep } else { Established::Recheck },

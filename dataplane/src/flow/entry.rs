@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Instant64;
 use crate::drop_reason::DropReason;
+use crate::flow::closed::FlowFacts;
 use crate::flow::key::{FlowKey, Heading, Tuple};
 use crate::flow::sctp::{Chunk, SctpState, SctpTrack};
 use crate::flow::tcp::{Segment, TcpState, TcpTrack};
@@ -178,6 +179,32 @@ impl Progress {
             Evidence::Plain => Self::Plain { answered: false, goes_on: false },
         }
     }
+
+    /// Its name, without what it takes to follow it.
+    #[must_use]
+    pub fn state(&self) -> FlowState {
+        match self {
+            Self::Tcp(track) => FlowState::Tcp(track.state()),
+            Self::Sctp(track) => FlowState::Sctp(track.state()),
+            Self::Plain { answered, goes_on } => FlowState::Plain { answered: *answered, goes_on: *goes_on },
+        }
+    }
+}
+
+/// How far a connection has come, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowState {
+    /// TCP.
+    Tcp(TcpState),
+    /// SCTP.
+    Sctp(SctpState),
+    /// Protocols that know no connections.
+    Plain {
+        /// A packet of the reply direction was seen.
+        answered: bool,
+        /// The opener went on after that.
+        goes_on: bool,
+    },
 }
 
 /// Which of a connection's two directions a packet goes.
@@ -228,10 +255,14 @@ pub struct Flow {
     pub identities: [u32; 2],
     /// The original direction after translation: what is judged. Before translation it is what `key` and `heading` say.
     pub translated: Tuple,
-    /// What was said under `generation`.
+    /// What was said of it under `generation`, or `upheld_for` generations before.
     pub judgement: Judgement,
     /// Where it came from on the link, for replies over an uplink.
     pub entry_mac: Mac,
+    /// How many generations ago it was judged, if policy has said no since, and it goes on because it was open; else 0.
+    pub upheld_for: u32,
+    /// When it was opened.
+    pub opened: Instant64,
 }
 
 impl Flow {
@@ -300,6 +331,22 @@ impl Flow {
         match self.progress {
             Progress::Tcp(track) => Some((track.expected_of(side)?, self.hop(side))),
             _ => None,
+        }
+    }
+
+    /// What is told of it.
+    #[must_use]
+    pub fn facts(&self) -> FlowFacts {
+        FlowFacts {
+            tuple: self.translated,
+            judged_port: self.judged_port,
+            entry_port: self.entry_port,
+            state: self.progress.state(),
+            opened: self.opened,
+            last_seen: self.last_seen,
+            generation: self.generation,
+            judgement: self.judgement,
+            judged_under: self.generation.saturating_sub(self.upheld_for.into()),
         }
     }
 

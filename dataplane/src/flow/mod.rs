@@ -14,6 +14,7 @@
 //! - What nobody awaits any more does not keep others out. If only open connections are left, some of them are looked at before
 //!   a new one is refused: those end whose time is over or whose pod is gone, as they would with their next packet, which
 //!   may never come.
+//! - The connections that ended last are remembered, with why they ended (`closed`).
 //! - Aging costs a fixed number of steps a turn ([`FlowTable::age`]), however many entries there are. So it may come late,
 //!   most of all while a worker sleeps, and whoever finds an entry asks whether its time is over ([`FlowTable::is_expired`]).
 //!
@@ -30,13 +31,15 @@
 
 mod account;
 mod chain;
+mod closed;
 mod entry;
 mod key;
 mod sctp;
 mod tcp;
 
 pub use account::{Charge, Charges};
-pub use entry::{Class, Evidence, Flow, Hop, Progress, Side, Timeouts};
+pub use closed::{ClosedFlow, Denial, End, FlowFacts};
+pub use entry::{Class, Evidence, Flow, FlowState, Hop, Progress, Side, Timeouts};
 pub use key::{FlowKey, Heading, Tuple, pair};
 pub use sctp::{Chunk, SctpState, SctpTrack};
 pub use tcp::{Segment, TcpState, TcpTrack};
@@ -46,6 +49,7 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 
 use chain::{Chain, Queue};
+use closed::ClosedFlows;
 
 use crate::clock::Instant64;
 use crate::drop_reason::DropReason;
@@ -97,13 +101,14 @@ pub struct FlowTable {
     hasher: RandomState,
     counts: FlowCounts,
     timeouts: Timeouts,
+    closed: ClosedFlows,
 }
 
 impl FlowTable {
-    /// A table for `capacity` connections, of which at most `per_pod` are charged to one pod, keyed with `seed`. All memory is
-    /// allocated here.
+    /// A table for `capacity` connections, of which at most `per_pod` are charged to one pod, keyed with `seed`, which remembers
+    /// the last `history` that are over. All memory is allocated here.
     #[must_use]
-    pub fn new(capacity: usize, per_pod: usize, timeouts: Timeouts, seed: [u64; 4]) -> Self {
+    pub fn new(capacity: usize, per_pod: usize, history: usize, timeouts: Timeouts, seed: [u64; 4]) -> Self {
         let capacity = capacity.clamp(1, u32::MAX as usize / 2);
         let [a, b, c, d] = seed;
         Self {
@@ -119,6 +124,7 @@ impl FlowTable {
             hasher: RandomState::with_seeds(a, b, c, d),
             counts: FlowCounts::default(),
             timeouts,
+            closed: ClosedFlows::new(history),
         }
     }
 
@@ -212,9 +218,18 @@ impl FlowTable {
         Ok(hop)
     }
 
-    /// Notes what was said of a connection under a newer snapshot.
-    pub fn judged(&mut self, id: FlowId, generation: u64, judgement: Judgement, hops: [Hop; 2]) {
+    /// Notes what was said of a connection under a newer snapshot. `is_upheld` says that this is what was said before.
+    pub fn judged(
+        &mut self,
+        id: FlowId,
+        generation: u64,
+        judgement: Judgement,
+        is_upheld: bool,
+        hops: [Hop; 2],
+    ) {
         if let Some(flow) = self.entry_mut(id.0) {
+            let passed = u32::try_from(generation.saturating_sub(flow.generation)).unwrap_or(u32::MAX);
+            flow.upheld_for = if is_upheld { flow.upheld_for.saturating_add(passed) } else { 0 };
             (flow.generation, flow.judgement, flow.hops) = (generation, judgement, hops);
         }
     }
@@ -226,8 +241,8 @@ impl FlowTable {
         self.wait(id, to);
     }
 
-    /// Enters a connection that is not in the table yet. `is_gone` says of another one whether a pod that had it is there no
-    /// more, and it is cut then if there is no room without its place.
+    /// Enters a connection that is not in the table yet. `is_gone` says of another one why it may not go on if a pod that
+    /// had it is there no more, and it is cut then if there is no room without its place.
     ///
     /// # Errors
     /// [`NoRoom`] if no other one can go for it.
@@ -235,7 +250,7 @@ impl FlowTable {
         &mut self,
         flow: Flow,
         now: Instant64,
-        is_gone: impl Fn(&Flow) -> bool,
+        is_gone: impl Fn(&Flow) -> Option<Denial>,
     ) -> Result<FlowId, NoRoom> {
         let account = flow.account;
         let id = self.make_room(account, now, is_gone).inspect_err(|_| {
@@ -264,12 +279,12 @@ impl FlowTable {
         &mut self,
         account: PortId,
         now: Instant64,
-        is_gone: impl Fn(&Flow) -> bool,
+        is_gone: impl Fn(&Flow) -> Option<Denial>,
     ) -> Result<u32, NoRoom> {
         let flows = self.accounts.charge(account).map_or(0, Charge::flows);
         if flows >= self.per_pod {
             match self.accounts.dispensable(account) {
-                Some(own) => self.evict(own),
+                Some(own) => self.evict(own, now),
                 None if self.end_unawaited(Some(account), now, &is_gone) => {}
                 None => return Err(NoRoom::Pod),
             }
@@ -281,7 +296,7 @@ impl FlowTable {
         if self.free.is_empty() {
             let over = self.waiting.get(Class::Closing as usize).and_then(Queue::oldest);
             match over.or_else(|| self.accounts.oldest_of_heaviest()) {
-                Some(id) => self.evict(id),
+                Some(id) => self.evict(id, now),
                 None if self.end_unawaited(None, now, &is_gone) => {}
                 None => return Err(NoRoom::Table),
             }
@@ -295,7 +310,7 @@ impl FlowTable {
         &mut self,
         account: Option<PortId>,
         now: Instant64,
-        is_gone: &impl Fn(&Flow) -> bool,
+        is_gone: &impl Fn(&Flow) -> Option<Denial>,
     ) -> bool {
         for _ in 0..OPEN_LOOKS {
             let next = match account {
@@ -304,11 +319,11 @@ impl FlowTable {
             };
             let Some(id) = next else { return false };
             if self.is_expired(FlowId(id), now) {
-                self.expire(FlowId(id));
+                self.expire(FlowId(id), now);
                 return true;
             }
-            if self.entry(id).is_some_and(is_gone) {
-                self.cut(FlowId(id));
+            if let Some(denial) = self.entry(id).and_then(is_gone) {
+                self.cut(FlowId(id), End::Cut(denial), now);
                 return true;
             }
             match account {
@@ -319,12 +334,12 @@ impl FlowTable {
         false
     }
 
-    fn evict(&mut self, id: u32) {
+    fn evict(&mut self, id: u32, now: Instant64) {
         let account = self.entry(id).map(|flow| flow.account);
         if let Some(charge) = account.and_then(|account| self.accounts.charge(account)) {
             charge.count_evicted();
         }
-        if self.remove(id) {
+        if self.remove(id, End::Evicted, now) {
             self.counts.evicted += 1;
         }
     }
@@ -337,15 +352,15 @@ impl FlowTable {
     }
 
     /// Ends a connection that [is expired](Self::is_expired).
-    pub fn expire(&mut self, id: FlowId) {
-        if self.remove(id.0) {
+    pub fn expire(&mut self, id: FlowId, now: Instant64) {
+        if self.remove(id.0, End::Expired, now) {
             self.counts.expired += 1;
         }
     }
 
     /// Ends a connection for a reason other than its age.
-    pub fn cut(&mut self, id: FlowId) {
-        if self.remove(id.0) {
+    pub fn cut(&mut self, id: FlowId, end: End, now: Instant64) {
+        if self.remove(id.0, end, now) {
             self.counts.cut += 1;
         }
     }
@@ -356,7 +371,7 @@ impl FlowTable {
             self.next_class = (self.next_class + 1) % Class::COUNT;
             let Some(id) = self.waiting.get(self.next_class).and_then(Queue::oldest) else { continue };
             if self.is_expired(FlowId(id), now) {
-                self.expire(FlowId(id));
+                self.expire(FlowId(id), now);
             } else if let Some(queue) = self.waiting.get_mut(self.next_class) {
                 self.waiting_links.remove(queue, id);
                 self.waiting_links.push(queue, id);
@@ -381,8 +396,19 @@ impl FlowTable {
         }
     }
 
-    /// Takes an entry out of everything.
-    fn remove(&mut self, id: u32) -> bool {
+    /// Connections between these two ends that are over, as far as they are remembered: the newest `most` of those that were
+    /// answered or cut, and as many of the others. `hash` is that of `key`.
+    pub fn find_closed<'a>(
+        &'a self,
+        hash: u64,
+        key: &'a FlowKey,
+        most: usize,
+    ) -> impl Iterator<Item = &'a ClosedFlow> {
+        self.closed.find(hash, key, most)
+    }
+
+    /// Takes an entry out of everything, and remembers it as one that is over.
+    fn remove(&mut self, id: u32, end: End, now: Instant64) -> bool {
         let Some(flow) = self.slab.get_mut(id as usize).and_then(Option::take) else { return false };
         let (class, hash) = (flow.class(), self.hash(&flow.key));
         if let Ok(found) = self.index.find_entry(hash, |other| *other == id) {
@@ -390,6 +416,7 @@ impl FlowTable {
         }
         self.wait_no_more(id, class);
         self.accounts.close(flow.account, id, class);
+        self.closed.push(hash, &flow, end, now);
         // Never grows: there is room for every place.
         self.free.push(id);
         true

@@ -36,11 +36,13 @@ fn flow_of(account: u16, tuple: Tuple, now: u64) -> Flow {
         translated: tuple,
         judgement: Judgement { egress: None, ingress: None },
         entry_mac: [0; 6],
+        upheld_for: 0,
+        opened: Instant64::from_nanos(now),
     }
 }
 
 fn table(capacity: usize) -> FlowTable {
-    FlowTable::new(capacity, capacity, Timeouts::default(), [1, 2, 3, 4])
+    FlowTable::new(capacity, capacity, 16, Timeouts::default(), [1, 2, 3, 4])
 }
 
 const START: Instant64 = Instant64::from_nanos(0);
@@ -52,7 +54,7 @@ fn enter(table: &mut FlowTable, account: u16, number: u32) -> Result<FlowId, NoR
 
 /// Enters a connection while all pods are there.
 fn insert(table: &mut FlowTable, flow: Flow, now: Instant64) -> Result<FlowId, NoRoom> {
-    table.insert(flow, now, |_| false)
+    table.insert(flow, now, |_| None)
 }
 
 fn seconds(seconds: u64) -> Instant64 {
@@ -79,8 +81,8 @@ fn an_entry_is_expired_from_its_time_on_and_its_place_comes_back() {
     let id = enter(&mut table, 0, 1).unwrap();
     assert!(!table.is_expired(id, seconds(29)));
     assert!(table.is_expired(id, seconds(30)));
-    table.expire(id);
-    table.expire(id);
+    table.expire(id, seconds(30));
+    table.expire(id, seconds(30));
     assert_eq!((find(&table, &tuple(1)), table.len(), table.counts().expired), (None, 0, 1));
     enter(&mut table, 0, 2).unwrap();
     assert_eq!(table.counts().evicted, 0);
@@ -165,7 +167,7 @@ fn the_pod_with_the_most_embryonic_connections_makes_room() {
 
 #[test]
 fn a_pod_beyond_its_quota_makes_room_from_its_own() {
-    let mut table = FlowTable::new(10, 2, Timeouts::default(), [1, 2, 3, 4]);
+    let mut table = FlowTable::new(10, 2, 0, Timeouts::default(), [1, 2, 3, 4]);
     enter(&mut table, 1, 10).unwrap();
     for n in 20..24 {
         enter(&mut table, 2, n).unwrap();
@@ -187,7 +189,7 @@ fn a_pod_beyond_its_quota_makes_room_from_its_own() {
 #[test]
 fn open_connections_whose_time_is_over_keep_nobody_out() {
     for (capacity, per_pod, full) in [(64, 4, NoRoom::Pod), (4, 4, NoRoom::Table)] {
-        let mut table = FlowTable::new(capacity, per_pod, Timeouts::default(), [1, 2, 3, 4]);
+        let mut table = FlowTable::new(capacity, per_pod, 0, Timeouts::default(), [1, 2, 3, 4]);
         for n in 0..4 {
             let id = enter(&mut table, 1, n).unwrap();
             answer(&mut table, id);
@@ -206,12 +208,13 @@ fn open_connections_whose_time_is_over_keep_nobody_out() {
 
 #[test]
 fn open_connections_of_pods_that_are_gone_keep_nobody_out() {
-    let mut table = FlowTable::new(32, 20, Timeouts::default(), [1, 2, 3, 4]);
+    let mut table = FlowTable::new(32, 20, 0, Timeouts::default(), [1, 2, 3, 4]);
     for n in 0..32 {
         let id = enter(&mut table, 1 + (n / 20) as u16, n).unwrap();
         answer(&mut table, id);
     }
-    let gone = |flow: &Flow| [tuple(15), tuple(25)].contains(&flow.translated);
+    let denial = Denial { reason: DropReason::AddressMoved, decided_by: None, generation: 2 };
+    let gone = |flow: &Flow| [tuple(15), tuple(25)].contains(&flow.translated).then_some(denial);
     // Only so many are looked at for one: the others have their turn the next time.
     let attempts = |table: &mut FlowTable, account, number| {
         let mut attempts = 1;
@@ -336,7 +339,7 @@ proptest! {
                     model.retain(|n, (seen, answered)| now - *seen < silence(*answered) || find(&table, &super::tests::tuple(*n)).is_some());
                 }
                 (2, Some(id)) => {
-                    table.cut(id);
+                    table.cut(id, End::Replaced, Instant64::from_nanos(now));
                     model.remove(&number);
                 }
                 (3, Some(id)) => {
@@ -361,4 +364,74 @@ proptest! {
 
 fn silence(answered: bool) -> u64 {
     if answered { 120_000_000_000 } else { 30_000_000_000 }
+}
+
+fn closed(table: &FlowTable, number: u32) -> Vec<(u64, End)> {
+    let (key, _) = FlowKey::of(&tuple(number), Role::Any);
+    let found = table.find_closed(table.hash(&key), &key, 3);
+    found.map(|flow| (flow.ended.as_nanos() / 1_000_000_000, flow.end)).collect()
+}
+
+#[test]
+fn a_flood_does_not_wash_out_what_was_answered_or_cut() {
+    let mut table = table(4);
+    let answered = enter(&mut table, 0, 1).unwrap();
+    answer(&mut table, answered);
+    table.expire(answered, seconds(1));
+    let denial = Denial { reason: DropReason::PolicyRevoked, decided_by: None, generation: 2 };
+    let cut = enter(&mut table, 0, 2).unwrap();
+    table.cut(cut, End::Cut(denial), seconds(2));
+    for number in 3..1000 {
+        enter(&mut table, 0, number).unwrap();
+    }
+    assert_eq!(closed(&table, 1), [(1, End::Expired)]);
+    assert_eq!(closed(&table, 2), [(2, End::Cut(denial))]);
+    // The last 4 are there still. Of the others the last 2 are remembered, an eighth of 16.
+    let remembered: Vec<u32> = (3..1000).filter(|number| !closed(&table, *number).is_empty()).collect();
+    assert_eq!(remembered, [994, 995]);
+    assert_eq!(closed(&table, 995), [(0, End::Evicted)]);
+}
+
+/// As the setting's help says.
+#[test]
+fn a_connection_that_is_over_takes_200_bytes() {
+    assert!((180..=210).contains(&(size_of::<Option<ClosedFlow>>() + size_of::<u64>())));
+}
+
+#[test]
+fn the_newest_connections_that_ended_take_the_places_of_the_oldest() {
+    let mut table = table(4);
+    let mut end = |number, at| {
+        let id = enter(&mut table, 0, number).unwrap();
+        answer(&mut table, id);
+        table.cut(id, End::Replaced, seconds(at));
+    };
+    // Round and round: 14 places.
+    (0..30).for_each(|at| end(1, at));
+    (30..35).for_each(|at| end(2, at));
+    let ends = |number| closed(&table, number).iter().map(|(at, _)| *at).collect::<Vec<_>>();
+    assert_eq!((ends(1), ends(2)), (vec![29, 28, 27], vec![34, 33, 32]), "the newest first, so many at most");
+    (40..53).for_each(|at| {
+        let id = enter(&mut table, 0, 3).unwrap();
+        answer(&mut table, id);
+        table.cut(id, End::Replaced, seconds(at));
+    });
+    let ends = |number| closed(&table, number).iter().map(|(at, _)| *at).collect::<Vec<_>>();
+    assert_eq!((ends(1), ends(2), ends(3)), (vec![], vec![34], vec![52, 51, 50]));
+}
+
+#[test]
+fn what_is_upheld_says_when_it_was_judged() {
+    let mut table = table(1);
+    let id = enter(&mut table, 0, 1).unwrap();
+    let mut judged = |generation, is_upheld| {
+        let Flow { judgement, hops, .. } = table.get(id).unwrap().clone();
+        table.judged(id, generation, judgement, is_upheld, hops);
+        let facts = table.get(id).unwrap().facts();
+        (facts.generation, facts.judged_under)
+    };
+    assert_eq!(judged(3, false), (3, 3));
+    assert_eq!(judged(5, true), (5, 3));
+    assert_eq!(judged(9, true), (9, 3));
+    assert_eq!(judged(10, false), (10, 10));
 }

@@ -86,7 +86,7 @@ impl<C: Clock> Worker<C> {
     fn way_of(&mut self, snapshot: &Snapshot, lead: &Lead, now: Instant64) -> Result<Hop, Refusal> {
         let gone = || Refusal::from(DropReason::Fragment);
         let id = self.find_live(self.flows.hash(&lead.key), &lead.key, now).ok_or_else(gone)?;
-        self.revalidate(snapshot, id, None)?;
+        self.revalidate(snapshot, id, None, now)?;
         let flow = self.flows.get(id).ok_or_else(gone)?;
         Ok(flow.hop(flow.side(lead.heading)))
     }

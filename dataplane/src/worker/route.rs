@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use crate::drop_reason::DropReason;
-use crate::flow::{Hop, Tuple};
+use crate::flow::{Denial, Hop, Tuple};
 use crate::packet::{PortId, PortKind};
 use crate::policy::{Direction, Judgement, Question, Tier, Verdict, judge};
 use crate::snapshot::{Mac, NextHop, PortEntry, Snapshot};
@@ -30,6 +30,8 @@ pub(super) struct Opening<'a> {
 pub(super) struct Way {
     /// What was said, direction by direction.
     pub judgement: Judgement,
+    /// It was said before: policy says no by now, and what is open may go on.
+    pub is_upheld: bool,
     /// Who has the source and the destination address; 0 for no pod.
     pub identities: [u32; 2],
     /// How packets of the original and of the reply direction leave.
@@ -68,6 +70,11 @@ impl Refusal {
             self.reason,
             DropReason::PolicyEgress | DropReason::PolicyIngress | DropReason::PolicyRevoked
         )
+    }
+
+    /// The same, for whoever asks later.
+    pub fn denial(&self, snapshot: &Snapshot) -> Denial {
+        Denial { reason: self.reason, decided_by: self.decided_by, generation: snapshot.generation }
     }
 }
 
@@ -125,10 +132,11 @@ pub(super) fn decide(
     };
     let mut judgement =
         close(snapshot, judge(&snapshot.policy, &question), source_local, destination_local, entry);
+    let mut is_upheld = false;
     if let (Some(kept), Some((_, verdict))) = (kept, judgement.denied_by())
         && verdict.tier != Tier::Closed
     {
-        judgement = kept;
+        (judgement, is_upheld) = (kept, true);
     }
     if let Some((direction, verdict)) = judgement.denied_by() {
         let reason = match (verdict.tier, direction) {
@@ -159,7 +167,7 @@ pub(super) fn decide(
     };
     let hops = [hop(out.port, out.entry, destination_mac), hop(opening.entry_port, entry, back)];
     let account = source_local.or(destination_local).unwrap_or(opening.entry_port);
-    Ok(Way { judgement, identities, hops, account })
+    Ok(Way { judgement, is_upheld, identities, hops, account })
 }
 
 struct Out<'a> {

@@ -4,7 +4,9 @@ use super::route::{Farewell, Opening, Refusal, Way, decide, identities};
 use super::{Established, LOOK_AHEAD, Worker};
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
-use crate::flow::{Evidence, Flow, FlowId, FlowKey, Heading, Hop, NoRoom, Progress, Side, Tuple};
+use crate::flow::{
+    Denial, End, Evidence, Flow, FlowId, FlowKey, Heading, Hop, NoRoom, Progress, Side, Tuple,
+};
 use crate::packet::{Packet, PortKind, Role, Transport};
 use crate::parse::quoted;
 use crate::policy::Judgement;
@@ -42,7 +44,7 @@ impl<C: Clock> Worker<C> {
         let opens = role == Role::Any && evidence != Evidence::Plain;
         match (known, side) {
             (Some(id), Some(side)) if !(opens && self.gives_way(id, side)) => {
-                match self.revalidate(snapshot, id, Some(side)) {
+                match self.revalidate(snapshot, id, Some(side), now) {
                     Ok(()) => {}
                     // The old connection is over. What may open one is judged for itself, rather than lost with it; in the
                     // original direction of what policy has revoked that would say no again.
@@ -79,7 +81,7 @@ impl<C: Clock> Worker<C> {
     pub(super) fn find_live(&mut self, hash: u64, key: &FlowKey, now: Instant64) -> Option<FlowId> {
         let id = self.flows.find(hash, key)?;
         if self.flows.is_expired(id, now) {
-            self.flows.expire(id);
+            self.flows.expire(id, now);
             return None;
         }
         Some(id)
@@ -113,7 +115,7 @@ impl<C: Clock> Worker<C> {
     ) -> Result<Hop, Refusal> {
         let way = self.judge_opening(snapshot, packet, &tuple)?;
         if let Some(old) = old {
-            self.flows.cut(old);
+            self.flows.cut(old, End::Replaced, now);
         }
         let flow = Flow {
             key,
@@ -129,11 +131,15 @@ impl<C: Clock> Worker<C> {
             hops: way.hops,
             last_seen: now,
             progress: Progress::open(&evidence),
+            upheld_for: 0,
+            opened: now,
         };
         let hop = flow.hop(Side::Original);
         let entered = self.flows.insert(flow, now, |other| {
-            other.generation != snapshot.generation
-                && identities(snapshot, &other.translated) != other.identities
+            let gone = other.generation != snapshot.generation
+                && identities(snapshot, &other.translated) != other.identities;
+            let generation = snapshot.generation;
+            gone.then_some(Denial { reason: DropReason::AddressMoved, decided_by: None, generation })
         });
         entered.map_err(|no_room| match no_room {
             NoRoom::Table => DropReason::FlowTableFull,
@@ -156,40 +162,44 @@ impl<C: Clock> Worker<C> {
         snapshot: &Snapshot,
         id: FlowId,
         side: Option<Side>,
+        now: Instant64,
     ) -> Result<(), Refusal> {
-        let keep = self.settings.established == Established::Keep;
         let Some(flow) = self.flows.get(id) else { return Err(DropReason::PortGone.into()) };
         if flow.generation == snapshot.generation {
             return Ok(());
         }
-        let refusal = if identities(snapshot, &flow.translated) != flow.identities {
-            DropReason::AddressMoved.into()
-        } else {
-            let opening = Opening {
-                tuple: &flow.translated,
-                port: flow.judged_port,
-                entry_port: flow.entry_port,
-                entry_mac: flow.entry_mac,
-            };
-            // Asked for by name: the verdict does not count. Its way does: ports may have changed.
-            let kept = keep.then_some(flow.judgement);
-            match decide(snapshot, &opening, kept) {
-                Ok(Way { judgement, hops, .. }) => {
-                    self.flows.judged(id, snapshot.generation, judgement, hops);
-                    return Ok(());
-                }
-                Err(Refusal { decided_by: Some(by), .. }) => {
-                    let farewell = side.and_then(|side| flow.farewell(side));
-                    let farewell = farewell.map(|(sequence, hop)| Farewell { hop, sequence });
-                    Refusal { decided_by: Some(by), farewell, ..DropReason::PolicyRevoked.into() }
-                }
-                // The way may come back, the connection is still allowed.
-                Err(refusal) if refusal.reason == DropReason::NextHopUnresolved => return Err(refusal),
-                Err(refusal) => refusal,
+        let refusal = match self.judge_again(snapshot, flow) {
+            Ok(Way { judgement, is_upheld, hops, .. }) => {
+                self.flows.judged(id, snapshot.generation, judgement, is_upheld, hops);
+                return Ok(());
             }
+            // The way may come back, the connection is still allowed.
+            Err(refusal) if refusal.reason == DropReason::NextHopUnresolved => return Err(refusal),
+            Err(refusal) => refusal,
         };
-        self.flows.cut(id);
-        Err(refusal)
+        let farewell = side.filter(|_| refusal.decided_by.is_some()).and_then(|side| flow.farewell(side));
+        let farewell = farewell.map(|(sequence, hop)| Farewell { hop, sequence });
+        self.flows.cut(id, End::Cut(refusal.denial(snapshot)), now);
+        Err(Refusal { farewell, ..refusal })
+    }
+
+    /// What the snapshot says of a connection that was judged under an older one. Changes nothing.
+    pub(super) fn judge_again(&self, snapshot: &Snapshot, flow: &Flow) -> Result<Way, Refusal> {
+        if identities(snapshot, &flow.translated) != flow.identities {
+            return Err(DropReason::AddressMoved.into());
+        }
+        let opening = Opening {
+            tuple: &flow.translated,
+            port: flow.judged_port,
+            entry_port: flow.entry_port,
+            entry_mac: flow.entry_mac,
+        };
+        // Asked for by name: the verdict does not count. Its way does: ports may have changed.
+        let kept = (self.settings.established == Established::Keep).then_some(flow.judgement);
+        decide(snapshot, &opening, kept).map_err(|refusal| match refusal.decided_by {
+            Some(_) => Refusal { decided_by: refusal.decided_by, ..DropReason::PolicyRevoked.into() },
+            None => refusal,
+        })
     }
 
     /// An ICMP error passes if it quotes a packet of a live connection, to the one who sent that packet.
@@ -214,7 +224,7 @@ impl<C: Clock> Worker<C> {
                 (may_complain(flow) && flow.may_have_sent(side, &quoted)).then_some((id, side))
             })
             .ok_or_else(no_flow)?;
-        self.revalidate(snapshot, id, None)?;
+        self.revalidate(snapshot, id, None, now)?;
         // It goes against the packet that it quotes.
         let back = match side {
             Side::Original => Side::Reply,

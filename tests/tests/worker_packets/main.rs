@@ -16,6 +16,7 @@ mod records;
 
 mod addresses;
 mod connections;
+mod found;
 mod icmp;
 mod limits;
 mod link;
