@@ -12,7 +12,7 @@ use podgate_config::model::policy::NetworkPolicy;
 use podgate_config::model::{Cluster, Namespace, NamespaceName, Node, NodeName, ObjectName, Pod};
 use podgate_dataplane::policy::{Delivery, PolicyPeer, PolicyTables};
 
-use crate::compiler::{CompileError, Compiler, HitTotals, Limits};
+use crate::compiler::{CompileError, Compiler, HitTotals, Limits, Origin};
 
 /// What may be undone at once of what only old generations needed.
 const RECLAIM_AT_ONCE: usize = 512;
@@ -198,7 +198,7 @@ impl Live {
         self.then(generation).isolating_then(program, generation)
     }
 
-    /// The rules that may have admitted a connection: see [`Compiler::admitting_then`].
+    /// What may have admitted a connection: see [`Compiler::admitting_then`].
     #[must_use]
     pub fn admitting_then(
         &self,
@@ -206,7 +206,7 @@ impl Live {
         interval: u32,
         peer: Option<PolicyPeer>,
         generation: u64,
-    ) -> Option<Vec<(&ObjectName, usize)>> {
+    ) -> Option<Vec<Origin<'_>>> {
         self.then(generation).admitting_then(program, interval, peer, generation)
     }
 }

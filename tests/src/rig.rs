@@ -73,7 +73,8 @@ pub struct Rig {
     port_numbers: u16,
     /// What the last publication judges by.
     pub tables: Option<PolicyTables>,
-    follower: Follower,
+    /// What is compiled.
+    pub follower: Follower,
     generations: Generations,
     /// Whether the sources have synced.
     pub synced: bool,

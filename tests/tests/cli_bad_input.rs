@@ -130,6 +130,15 @@ fn what_cannot_be_asked_is_exit_code_2_and_the_rest_goes_on() {
 }
 
 #[test]
+fn manifests_know_no_connections() {
+    let arguments =
+        ["explain", "-f", "f.yaml", "--from", "a/x", "--to", "a/y", "--port", "1", "--sport", "40000"];
+    let said = with_file("f.yaml", policy("{}").as_bytes(), &arguments, "");
+    let expected = "error: --sport asks about a connection of a running gateway; name its --socket\n";
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (Some(2), "", expected));
+}
+
+#[test]
 fn bad_manifests_give_no_answers() {
     let content = policy("{ingres: []}");
     let arguments = ["explain", "-f", "f.yaml", "--from", "a/x", "--to", "a/y", "--port", "1"];

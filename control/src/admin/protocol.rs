@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::explain::{IpProtocol, Query};
+use crate::explain::{FlowQuery, IpProtocol, Query};
 
 /// The version that this program speaks.
 pub const VERSION: u32 = 1;
@@ -49,6 +49,8 @@ pub enum Request {
     },
     /// [`crate::explain::Explanation`].
     Explain(Query),
+    /// [`crate::explain::FlowExplanation`].
+    ExplainFlow(FlowQuery),
     /// [`crate::explain::Matrix`].
     Matrix {
         /// Protocol.

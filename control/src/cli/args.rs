@@ -46,9 +46,12 @@ pub enum Command {
         anything else the outside. With -f both ends are judged, every pod as on its own node.\n\n\
         --probes takes one JSON object a line and writes each back, in order, with its verdict:\n  \
         {\"from\":{\"pod\":\"shop/web\"},\"to\":{\"ip\":\"10.244.0.7\"},\"port\":80,\"protocol\":\"TCP\"}\n\n\
+        --sport asks about one connection, which is there or was a while ago: where it is, which rules admitted it, and \
+        how it ended. Either of its ends may be --from. Name an end by its address if the pod is gone.\n\n\
         Examples:\n  podgate explain -f policies/ --from shop/web --to shop/db --port 5432\n  \
         podgate explain --socket /run/podgate/podgate.sock --from 192.0.2.1 --to shop/web --port 53 --protocol UDP\n  \
-        podgate explain -f policies/ --probes probes.jsonl"
+        podgate explain -f policies/ --probes probes.jsonl\n  \
+        podgate explain --socket /run/podgate/podgate.sock --from shop/web --to shop/db --port 5432 --sport 40112"
     )]
     Explain(ExplainArgs),
     /// Print who reaches whom, pods by pods, on one port
@@ -140,8 +143,11 @@ pub struct ExplainArgs {
     /// TCP, UDP, SCTP, ICMP or an IP protocol number
     #[arg(long, value_name = "PROTOCOL", default_value = "TCP")]
     pub protocol: String,
+    /// Ask the running gateway what became of the connection from this source port (ICMP: with this identifier), now or of late
+    #[arg(long, value_name = "N")]
+    pub sport: Option<u16>,
     /// Answer one question a line from this file, `-` for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "port"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "port", "sport"])]
     pub probes: Option<PathBuf>,
 }
 

@@ -195,3 +195,10 @@ impl Table {
         Ok(())
     }
 }
+
+/// A moment in milliseconds since 1970 as UTC's time of the day, to the millisecond.
+#[must_use]
+pub fn time_of_day(time_ms: u64) -> String {
+    let seconds = time_ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, time_ms % 1000)
+}

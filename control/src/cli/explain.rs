@@ -9,10 +9,12 @@ use podgate_config::manifest::{Severity, assign_addresses};
 
 use super::args::{ExplainArgs, MatrixArgs, WorldArgs};
 use super::console::{Console, Outcome};
+use super::flow;
 use crate::admin::client::Client;
 use crate::admin::protocol::{ProbeAnswers, Request};
 use crate::explain::{
-    End, Explanation, IpProtocol, Matrix, Query, World, explain_text, matrix, matrix_text, probes,
+    End, Explanation, FlowExplanation, FlowQuery, IpProtocol, Matrix, Query, World, explain_text, matrix,
+    matrix_text, probes,
 };
 use crate::{source, store};
 
@@ -27,20 +29,22 @@ enum Oracle {
 
 /// `podgate explain`. A deny is an answer: exit code 0.
 pub fn explain(args: &ExplainArgs, console: &mut Console) -> anyhow::Result<Outcome> {
+    let Some(source_port) = args.sport else { return explain_question(args, console) };
+    match &args.world.socket {
+        Some(socket) => {
+            let query = FlowQuery { query: question(args)?, source_port };
+            explain_flow(socket, query, console)
+        }
+        None => anyhow::bail!("--sport asks about a connection of a running gateway; name its --socket"),
+    }
+}
+
+fn explain_question(args: &ExplainArgs, console: &mut Console) -> anyhow::Result<Outcome> {
     let Some(mut oracle) = ask_whom(&args.world)? else { return Ok(Outcome::BadNews) };
     if let Some(path) = &args.probes {
         return answer_probes(&mut oracle, path, console);
     }
-    let (Some(from), Some(to)) = (&args.from, &args.to) else {
-        anyhow::bail!("--from and --to are needed, or --probes");
-    };
-    let protocol = IpProtocol::parse(&args.protocol).context("--protocol")?;
-    let query = Query {
-        from: End::parse(from).context("--from")?,
-        to: End::parse(to).context("--to")?,
-        port: args.port,
-        protocol,
-    };
+    let query = question(args)?;
     let explanation: Explanation = match &mut oracle {
         Oracle::Manifests(world) => world.explain(&query)?,
         Oracle::Gateway(client) => client.ask(Request::Explain(query))?,
@@ -49,6 +53,30 @@ pub fn explain(args: &ExplainArgs, console: &mut Console) -> anyhow::Result<Outc
         console.document(&explanation)?;
     } else {
         console.text(&explain_text(&explanation))?;
+    }
+    Ok(Outcome::Fine)
+}
+
+fn question(args: &ExplainArgs) -> anyhow::Result<Query> {
+    let (Some(from), Some(to)) = (&args.from, &args.to) else {
+        anyhow::bail!("--from and --to are needed, or --probes");
+    };
+    let protocol = IpProtocol::parse(&args.protocol).context("--protocol")?;
+    Ok(Query {
+        from: End::parse(from).context("--from")?,
+        to: End::parse(to).context("--to")?,
+        port: args.port,
+        protocol,
+    })
+}
+
+/// `podgate explain --sport`. That nobody remembers such a connection is an answer too.
+fn explain_flow(socket: &Path, query: FlowQuery, console: &mut Console) -> anyhow::Result<Outcome> {
+    let explanation: FlowExplanation = Client::connect(socket)?.ask(Request::ExplainFlow(query))?;
+    if console.json() {
+        console.document(&explanation)?;
+    } else {
+        flow::print(&explanation, console)?;
     }
     Ok(Outcome::Fine)
 }

@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod console;
 mod explain;
+mod flow;
 mod remote;
 mod run;
 

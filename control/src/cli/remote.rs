@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::args::{DropsArgs, PortAddArgs, PortCommand, PortRemoveArgs, SocketArgs};
-use super::console::{Console, Outcome, Tone};
+use super::console::{Console, Outcome, Tone, time_of_day};
 use crate::admin::client::Client;
 use crate::admin::protocol::{DropLine, PortSpec, Request};
 use crate::status::{PortState, PortStatus, Status, print_ports};
@@ -113,10 +113,4 @@ fn protocol_name(number: u8) -> String {
         132 => "SCTP".to_owned(),
         other => format!("protocol {other}"),
     }
-}
-
-/// UTC, to the millisecond.
-fn time_of_day(time_ms: u64) -> String {
-    let seconds = time_ms / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, time_ms % 1000)
 }

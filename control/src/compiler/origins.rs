@@ -106,9 +106,9 @@ impl Compiler {
         found
     }
 
-    /// The rules that may have admitted a connection in an interval of an earlier generation, by policy and rule: of those
-    /// of today's programs the ones that admit `peer` as it is today, of others all that the interval was made of. `None`
-    /// if that is no longer known.
+    /// What may have admitted a connection in an interval of an earlier generation: of today's programs the rules and peers
+    /// that admit `peer` as it is today, otherwise all rules that the interval was made of, without their peers. `None` if
+    /// that is no longer known.
     #[must_use]
     pub fn admitting_then(
         &self,
@@ -116,28 +116,27 @@ impl Compiler {
         interval: u32,
         peer: Option<PolicyPeer>,
         generation: u64,
-    ) -> Option<Vec<(&ObjectName, usize)>> {
+    ) -> Option<Vec<Origin<'_>>> {
+        let of_rule = |(policy, rule)| Origin { policy, rule, peer: None };
         if let Some(entry) = self.programs.by_number.get(&program).filter(|known| known.since <= generation) {
-            let admitting = peer.map(|peer| self.admitting(program, interval, peer)).unwrap_or_default();
-            let mut rules: Vec<(&ObjectName, usize)> =
-                admitting.iter().map(|origin| (origin.policy, origin.rule)).collect();
-            if rules.is_empty() {
+            let mut admitting = peer.map(|peer| self.admitting(program, interval, peer)).unwrap_or_default();
+            if admitting.is_empty() {
                 let clauses = entry.intervals.get(interval as usize).map_or(&[][..], |clauses| clauses);
-                rules.extend(clauses.iter().filter_map(|&(policy, place)| {
+                admitting.extend(clauses.iter().filter_map(|&(policy, place)| {
                     let policy = self.policies.get(policy)?;
                     let clause = policy.clauses(entry.direction).get(place as usize)?;
-                    Some((&policy.object.name, clause.rule as usize))
+                    Some(of_rule((&policy.object.name, clause.rule as usize)))
                 }));
+                admitting.sort_unstable();
+                admitting.dedup();
             }
-            rules.sort_unstable();
-            rules.dedup();
-            return Some(rules);
+            return Some(admitting);
         }
         let retired = self.retired(program, generation)?;
         let rules = retired.intervals.get(interval as usize).map_or(&[][..], |rules| rules);
         let named =
             |&(policy, rule): &(u32, u32)| Some((retired.isolating.get(policy as usize)?, rule as usize));
-        Some(rules.iter().filter_map(named).collect())
+        Some(rules.iter().filter_map(named).map(of_rule).collect())
     }
 
     fn matches(&self, matcher: Matcher, peer: PolicyPeer) -> bool {

@@ -679,7 +679,8 @@ fn hits_and_origins_outlive_their_programs() {
         let hits = compiler.policy_hits();
         assert_eq!(hits[&(object("x/web"), Direction::Ingress)], PolicyHits { allowed: 1, denied: 0 });
         let then = compiler.admitting_then(verdict.program, verdict.interval, Some(peer), 1).unwrap();
-        assert_eq!(then, [(&object("x/web"), 0)]);
+        let names: Vec<_> = then.iter().map(|origin| (origin.policy.to_string(), origin.rule)).collect();
+        assert_eq!(names, [("x/web".to_owned(), 0)]);
         assert_eq!(compiler.isolating_then(verdict.program, 1).unwrap(), [&object("x/web")]);
     }
     assert_eq!(compiler.isolating_then(verdict.program, 0), None, "before all");

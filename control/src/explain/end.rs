@@ -188,6 +188,9 @@ pub enum QueryError {
     /// A protocol with ports, asked without one.
     #[error("{0} needs a destination port")]
     PortMissing(IpProtocol),
+    /// A protocol without ports, asked with a source port.
+    #[error("protocol {0} has no ports: ask with source port 0")]
+    NoSourcePort(IpProtocol),
     /// No such pod.
     #[error("pod {0} is not known")]
     UnknownPod(ObjectName),

@@ -6,19 +6,23 @@
 //! compiler ([`Compiler::admitting`](crate::compiler::Compiler::admitting)) for an allow and from the policies themselves for what a deny
 //! lacked. So an answer can be badly worded, but not different from what the gateway does.
 //!
+//! Asked about one connection (its source port too), the answer is what its worker remembers of it ([`FlowExplanation`]).
+//!
 //! Rules and peers are counted from 0, as in the path of the manifest: `ingress[1].from[0]`.
 
 mod answer;
 mod end;
+mod flow;
 mod matrix;
 mod nearest;
 mod probes;
 mod text;
-mod words;
+pub(crate) mod words;
 mod world;
 
 pub use answer::{Explanation, MissingPart, Nearest, Outcome, Party, Side, TierName};
 pub use end::{End, IpProtocol, Query, QueryError};
+pub use flow::{FlowAnswer, FlowDenial, FlowEnd, FlowExplanation, FlowQuery, HowEnded, NextPacket};
 pub use matrix::{Cell, Matrix, matrix, matrix_json, matrix_text};
 pub use probes::probes;
 pub use text::{explain_json, explain_text};

@@ -265,3 +265,48 @@ fn matrix_of_all_pods() {
     assert!(matches!(matrix(&world, IpProtocol::TCP, None, &[]), Err(QueryError::PortMissing(_))));
     assert_eq!(matrix(&world, IpProtocol(1), None, &[]).unwrap().port, None);
 }
+
+fn flow_query(from: &str, to: &str, protocol: &str, port: Option<u16>, source_port: u16) -> FlowQuery {
+    let query = Query {
+        from: End::parse(from).unwrap(),
+        to: End::parse(to).unwrap(),
+        port,
+        protocol: IpProtocol::parse(protocol).unwrap(),
+    };
+    FlowQuery { query, source_port }
+}
+
+#[test]
+fn a_connection_is_looked_for_by_every_pair_of_addresses() {
+    let world = World::from_cluster(shop().0).unwrap();
+    let tuples = |query: FlowQuery| -> Result<Vec<String>, QueryError> {
+        let tuples = query.tuples(&world)?;
+        let text = tuples.iter().map(|tuple| {
+            let (source, destination) = (tuple.source, tuple.destination);
+            format!(
+                "{source} {} {destination} {} {}",
+                tuple.source_port, tuple.destination_port, tuple.protocol
+            )
+        });
+        Ok(text.collect())
+    };
+    let of_tcp = tuples(flow_query("shop/web", "shop/api", "TCP", Some(80), 4000)).unwrap();
+    assert_eq!(of_tcp, ["10.0.0.1 4000 10.0.0.2 80 6", "fd00::1 4000 fd00::2 80 6"]);
+    let one = tuples(flow_query("fd00::1", "shop/api", "UDP", Some(53), 4000)).unwrap();
+    assert_eq!(one, ["fd00::1 4000 fd00::2 53 17"]);
+    // An echo by its identifier, whichever of the two protocols is named.
+    for protocol in ["ICMP", "ICMPv6"] {
+        let echoes = tuples(flow_query("shop/web", "shop/api", protocol, None, 7)).unwrap();
+        assert_eq!(echoes, ["10.0.0.1 7 10.0.0.2 8 1", "fd00::1 7 fd00::2 128 58"]);
+    }
+    let tunnel = tuples(flow_query("shop/web", "shop/db", "47", None, 0)).unwrap();
+    assert_eq!(tunnel, ["10.0.0.1 0 10.0.0.3 0 47"]);
+    let refused = |query| tuples(query).unwrap_err().to_string();
+    assert_eq!(refused(flow_query("shop/web", "shop/db", "TCP", None, 1)), "TCP needs a destination port");
+    let no_ports = "protocol 47 has no ports: ask with source port 0";
+    assert_eq!(refused(flow_query("shop/web", "shop/db", "47", None, 1)), no_ports);
+    assert_eq!(
+        refused(flow_query("shop/web", "shop/nobody", "TCP", Some(1), 1)),
+        "pod shop/nobody is not known"
+    );
+}

@@ -1,6 +1,6 @@
 //! Answers for people and for programs.
 
-use super::answer::{Explanation, Outcome, Side};
+use super::answer::{Explanation, Side};
 
 /// The answer in a few aligned lines, the verdict first. Ends with a newline.
 #[must_use]
@@ -10,7 +10,7 @@ pub fn explain_text(explanation: &Explanation) -> String {
         (None, None) => format!("{} (outside)", party.ip),
         _ => format!("{} ({})", party.name(), party.ip),
     };
-    let mut text = format!("{}: {} -> {} {}\n", word(*verdict), end(from), end(to), explanation.target());
+    let mut text = format!("{}: {} -> {} {}\n", verdict.word(), end(from), end(to), explanation.target());
     for (direction, side) in [("egress ", egress), ("ingress", ingress)] {
         push_side(&mut text, direction, side);
     }
@@ -18,18 +18,10 @@ pub fn explain_text(explanation: &Explanation) -> String {
 }
 
 fn push_side(text: &mut String, direction: &str, side: &Side) {
-    text.push_str(&format!("  {direction}  {:<10}  {}\n", word(side.verdict), side.reason));
+    text.push_str(&format!("  {direction}  {:<10}  {}\n", side.verdict.word(), side.reason));
     for (place, near) in side.nearest.iter().enumerate() {
         let label = if place == 0 { "nearest:" } else { "" };
         text.push_str(&format!("                       {label:<8} {}\n", near.reason));
-    }
-}
-
-fn word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Allow => "allow",
-        Outcome::Deny => "deny",
-        Outcome::NotJudged => "not judged",
     }
 }
 

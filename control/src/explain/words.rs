@@ -15,7 +15,7 @@ pub(super) fn rules(policy: &NetworkPolicy, direction: Direction) -> &[Rule] {
 }
 
 /// `ingress` or `egress`.
-pub(super) fn section(direction: Direction) -> &'static str {
+pub(crate) fn section(direction: Direction) -> &'static str {
     match direction {
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
@@ -23,7 +23,7 @@ pub(super) fn section(direction: Direction) -> &'static str {
 }
 
 /// `ingress[1].from[0]`, or `ingress[1]` without a peer.
-pub(super) fn path(direction: Direction, rule: usize, peer: Option<usize>) -> String {
+pub(crate) fn path(direction: Direction, rule: usize, peer: Option<usize>) -> String {
     let (section, list) = match direction {
         Direction::Ingress => ("ingress", "from"),
         Direction::Egress => ("egress", "to"),
@@ -67,7 +67,7 @@ pub(super) fn ports(rule: &Rule, pod: Option<&Pod>) -> String {
 }
 
 /// A list that stays readable: after eight items, how many more.
-pub(super) fn shortened(items: impl ExactSizeIterator<Item = String>, separator: &str) -> String {
+pub(crate) fn shortened(items: impl ExactSizeIterator<Item = String>, separator: &str) -> String {
     const SHOWN: usize = 8;
     let more = items.len().saturating_sub(SHOWN);
     let mut text = items.take(SHOWN).collect::<Vec<_>>().join(separator);

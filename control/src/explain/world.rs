@@ -282,6 +282,16 @@ impl World {
         Ok(self.judge(&from, &to, query, query.port))
     }
 
+    /// Every pair of addresses by which the two ends may have spoken with each other.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain).
+    pub fn address_pairs(&self, query: &Query) -> Result<Vec<(IpAddr, IpAddr)>, QueryError> {
+        let (from, to) = (self.candidate(&query.from)?, self.candidate(&query.to)?);
+        let of_family = |a: IpAddr| to.addresses.iter().filter(move |b| b.is_ipv4() == a.is_ipv4());
+        Ok(from.addresses.iter().flat_map(|a| of_family(*a).map(|b| (*a, *b))).collect())
+    }
+
     fn judge(&self, from: &Resolved<'_>, to: &Resolved<'_>, query: &Query, port: Option<u16>) -> Judgement {
         let own_node = |node: &Resolved<'_>, pod: &Resolved<'_>| match (node.kind, pod.kind) {
             (Kind::Node(node), Kind::Pod(pod)) => self.node_of(pod) == node,

@@ -20,7 +20,7 @@ pub fn line(
     publisher: &Publisher,
     lost: u64,
 ) -> DropLine {
-    let name = |address: IpAddr| publisher.name_of(address);
+    let name = |address: IpAddr| publisher.world().with(|world| publisher.name_in(world.live(), address));
     let policies = record.decided_by.map_or_else(Vec::new, |(_, verdict)| {
         let named = publisher.world().with(|world| {
             let isolating = world.live().isolating_then(verdict.program, record.generation)?;
@@ -47,7 +47,7 @@ pub fn line(
 }
 
 /// Milliseconds since 1970 of a moment that long ago.
-fn wall_clock_ms(ago: Duration) -> u64 {
+pub(super) fn wall_clock_ms(ago: Duration) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)
 }

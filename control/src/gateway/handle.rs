@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use podgate_dataplane::flow::Tuple;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::admin::protocol::{DropLine, PortSpec, ProbeAnswers, Request};
-use crate::explain::{Asked, IpProtocol, World, matrix, probes};
+use crate::explain::{Asked, FlowAnswer, FlowExplanation, FlowQuery, IpProtocol, World, matrix, probes};
 use crate::status::{PortStatus, Status};
 
 /// Drop lines kept for those who ask what was dropped lately.
@@ -28,6 +29,8 @@ pub enum Ask {
     Status(oneshot::Sender<Status>),
     /// The exposition of all metrics.
     Metrics(oneshot::Sender<String>),
+    /// The connections between these ends that are there or were of late.
+    Flows(Vec<Tuple>, oneshot::Sender<Vec<FlowAnswer>>),
     /// Attach a pod's interface; answered when its table is in force.
     PortAdd(PortSpec, oneshot::Sender<Result<PortStatus, String>>),
     /// Detach it.
@@ -123,6 +126,7 @@ impl GatewayHandle {
                 let world = self.in_force()?;
                 json(world.with(|world| world.explain(&query)).map_err(|error| error.to_string())?)
             }
+            Request::ExplainFlow(query) => json(self.explain_flow(&query).await?),
             Request::Matrix { protocol, port } => {
                 let world = self.in_force()?;
                 blocking(move || reachability(&world, protocol, port)).await?
@@ -140,6 +144,18 @@ impl GatewayHandle {
             }
             Request::Drops { .. } => Err("drops are a stream of their own".to_owned()),
         }
+    }
+
+    async fn explain_flow(&self, query: &FlowQuery) -> Result<FlowExplanation, String> {
+        let world = self.in_force()?;
+        let tuples = world.with(|world| query.tuples(world)).map_err(|error| error.to_string())?;
+        let mut flows = self.ask(|reply| Ask::Flows(tuples, reply)).await.ok_or_else(stopping)?;
+        // What is in force by now.
+        self.in_force()?.with(|world| {
+            flows.iter_mut().for_each(|flow| flow.compare(world));
+            let now = world.explain(&query.query).map_err(|error| error.to_string())?;
+            Ok(FlowExplanation { source_port: query.source_port, flows, now })
+        })
     }
 
     fn in_force(&self) -> Result<Arc<RwLock<World>>, String> {

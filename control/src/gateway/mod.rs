@@ -18,6 +18,7 @@
 
 pub mod devices;
 pub mod drops;
+pub mod flows;
 pub mod handle;
 pub mod history;
 pub mod identity;
@@ -44,6 +45,7 @@ use podgate_dataplane::record::DropRecord;
 use podgate_dataplane::worker::Unresolved;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::explain::Asked;
 use crate::netlink::{Event, NeighbourKind, Netlink, Watch};
 use crate::ports::file::PortFile;
 use crate::ports::wires::HOST_KERNEL;
@@ -378,6 +380,18 @@ impl Gateway {
             }
             Ask::Metrics(reply) => {
                 let _ = reply.send(self.exposition());
+            }
+            Ask::Flows(tuples, reply) => {
+                // Each worker looks between two turns.
+                let found = tokio::task::block_in_place(|| {
+                    tuples.iter().flat_map(|tuple| self.engine.find_flows(tuple)).collect::<Vec<_>>()
+                });
+                let (now, publisher) = (MonotonicClock::new().now(), &self.publisher);
+                let told = publisher.world().with(|world| {
+                    let name = |address| publisher.name_in(world.live(), address);
+                    found.iter().map(|flow| flows::tell(flow, now, world.live(), &name)).collect()
+                });
+                let _ = reply.send(told);
             }
             Ask::PortAdd(spec, reply) => {
                 let purpose = match ports::parse(&spec, false) {

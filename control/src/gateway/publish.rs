@@ -285,9 +285,8 @@ impl Publisher {
 
     /// Whose an address is, or was a moment ago.
     #[must_use]
-    pub fn name_of(&self, address: IpAddr) -> Option<String> {
-        let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
-        let now = world.live().compiler().pod_at(address).map(ToString::to_string);
+    pub fn name_in(&self, live: &Live, address: IpAddr) -> Option<String> {
+        let now = live.compiler().pod_at(address).map(ToString::to_string);
         now.or_else(|| self.gone.get(&address).map(|(name, _)| name.to_string()))
     }
 }

@@ -181,6 +181,7 @@ impl Progress {
     }
 
     /// Its name, without what it takes to follow it.
+    #[inline]
     #[must_use]
     pub fn state(&self) -> FlowState {
         match self {
@@ -205,6 +206,20 @@ pub enum FlowState {
         /// The opener went on after that.
         goes_on: bool,
     },
+}
+
+impl FlowState {
+    /// How far that is.
+    #[inline]
+    #[must_use]
+    pub fn class(self) -> Class {
+        match self {
+            Self::Tcp(state) => state.class(),
+            Self::Sctp(state) => state.class(),
+            Self::Plain { goes_on: true, .. } => Class::Open,
+            Self::Plain { goes_on: false, .. } => Class::Embryonic,
+        }
+    }
 }
 
 /// Which of a connection's two directions a packet goes.
@@ -270,12 +285,7 @@ impl Flow {
     #[inline]
     #[must_use]
     pub fn class(&self) -> Class {
-        match self.progress {
-            Progress::Tcp(track) => track.class(),
-            Progress::Sctp(track) => track.class(),
-            Progress::Plain { goes_on: true, .. } => Class::Open,
-            Progress::Plain { goes_on: false, .. } => Class::Embryonic,
-        }
+        self.progress.state().class()
     }
 
     /// Which direction a packet goes that goes `heading` between the key's ends.

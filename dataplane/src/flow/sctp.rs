@@ -93,6 +93,19 @@ pub enum SctpState {
     Closed,
 }
 
+impl SctpState {
+    /// How far that is.
+    #[inline]
+    #[must_use]
+    pub fn class(self) -> Class {
+        match self {
+            SctpState::CookieWait | SctpState::CookieEchoed => Class::Embryonic,
+            SctpState::Established | SctpState::Shutdown => Class::Open,
+            SctpState::Closed => Class::Closing,
+        }
+    }
+}
+
 /// The tags of both ends: what packets to them have to carry. 0 for none yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Tags {
@@ -198,11 +211,7 @@ impl SctpTrack {
     #[inline]
     #[must_use]
     pub fn class(&self) -> Class {
-        match self.state {
-            SctpState::CookieWait | SctpState::CookieEchoed => Class::Embryonic,
-            SctpState::Established | SctpState::Shutdown => Class::Open,
-            SctpState::Closed => Class::Closing,
-        }
+        self.state.class()
     }
 
     /// May an INIT only be judged for itself, as if there were no association? Once it is over. Before, the INIT of the other

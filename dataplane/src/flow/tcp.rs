@@ -118,6 +118,21 @@ pub enum TcpState {
     Closed,
 }
 
+impl TcpState {
+    /// How far that is.
+    #[inline]
+    #[must_use]
+    pub fn class(self) -> Class {
+        match self {
+            TcpState::SynSent | TcpState::SynReceived => Class::Embryonic,
+            TcpState::Established | TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => {
+                Class::Open
+            }
+            TcpState::TimeWait | TcpState::Closed => Class::Closing,
+        }
+    }
+}
+
 /// What one end has said so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct End {
@@ -273,13 +288,7 @@ impl TcpTrack {
     #[inline]
     #[must_use]
     pub fn class(&self) -> Class {
-        match self.state {
-            TcpState::SynSent | TcpState::SynReceived => Class::Embryonic,
-            TcpState::Established | TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => {
-                Class::Open
-            }
-            TcpState::TimeWait | TcpState::Closed => Class::Closing,
-        }
+        self.state.class()
     }
 
     /// May a SYN that goes this way only be judged for itself, as if there were no connection? Once it is over; and against

@@ -35,9 +35,9 @@ fn only_one(case: &mut Case, tuple: &Tuple) -> FoundFlow {
 fn admitted_by(case: &Case, judgement: &Judgement) -> Vec<String> {
     let verdict = judgement.ingress.unwrap();
     let peer = PolicyPeer { address: case.a_ip(), pod: case.slot(case.a_ip()) };
-    let origins = &case.rig.compiled.as_ref().unwrap().origins;
-    let rules = origins.admitting(verdict.program, verdict.interval, peer);
-    rules.map(|rule| format!("{} {} {:?}", rule.policy, rule.rule, rule.peer)).collect()
+    let compiler = case.rig.follower.world.live().compiler();
+    let rules = compiler.admitting(verdict.program, verdict.interval, peer);
+    rules.iter().map(|rule| format!("{} {} {:?}", rule.policy, rule.rule, rule.peer)).collect()
 }
 
 #[track_caller]
@@ -119,11 +119,8 @@ fn a_connection_that_policy_cuts_says_who_denied_it() {
         assert_eq!((denial.reason, denial.generation), (DropReason::PolicyRevoked, case.rig.generation()));
         let (direction, verdict) = denial.decided_by.unwrap();
         assert_eq!((direction, verdict.action), (Direction::Ingress, Action::Deny));
-        let origins = &case.rig.compiled.as_ref().unwrap().origins;
-        assert_eq!(
-            origins.isolating(verdict.program).map(ToString::to_string).collect::<Vec<_>>(),
-            ["shop/deny"]
-        );
+        let isolating = case.rig.follower.world.live().compiler().isolating(verdict.program);
+        assert_eq!(isolating.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop/deny"]);
 
         case.rig.advance(Duration::from_secs(3));
         let a = case.a;
@@ -165,7 +162,7 @@ fn how_connections_end_is_remembered() {
         for (tuple, expected) in [
             (closed, FlowState::Tcp(TcpState::TimeWait)),
             (reset, FlowState::Tcp(TcpState::Closed)),
-            (unanswered, FlowState::Plain { answered: false }),
+            (unanswered, FlowState::Plain { answered: false, goes_on: false }),
         ] {
             let found = only_one(&mut case, &tuple);
             assert_eq!((end(&found), state(&found)), (End::Expired, expected));
@@ -248,7 +245,10 @@ fn pings_are_told_apart_by_identifier_and_by_who_asks() {
         let (protocol, kind) = if case.six { (58, 128) } else { (1, 8) };
         let ping = tuple(&there, 7, kind, protocol);
         let found = only_one(&mut case, &ping);
-        assert_eq!((state(&found), found.facts.judged_port), (FlowState::Plain { answered: true }, 0));
+        assert_eq!(
+            (state(&found), found.facts.judged_port),
+            (FlowState::Plain { answered: true, goes_on: false }, 0)
+        );
         let pong = tuple(&back, 7, kind, protocol);
         assert_eq!(case.rig.find_flows(&pong), []);
         assert_eq!(case.rig.find_flows(&tuple(&there, 8, kind, protocol)), []);
