@@ -154,9 +154,10 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
     let mut control = Control::new(&Cluster::default());
     for _ in 0..7 {
         let begin = Instant::now();
-        control = Control::new(&cluster);
-        control.publish()?;
+        let mut next = Control::new(&cluster);
+        next.publish()?;
         full.0.push(begin.elapsed());
+        control = next;
     }
     full.line("everything from nothing", "150");
     control.tidy();

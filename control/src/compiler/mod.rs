@@ -51,7 +51,7 @@ pub use origins::{HitTotals, Origin, PolicyHits};
 use policies::{Blocks, Policy};
 use population::{Member, Space, Spanning};
 use programs::Programs;
-use selectors::{Index, Selectors};
+use selectors::Selectors;
 use terms::Terms;
 
 /// Whose programs are compiled. Every pod is known as a peer; one that is not in scope is closed if it is judged
@@ -188,8 +188,6 @@ pub struct Compiler {
     blocks: Blocks,
 
     terms: Terms,
-    /// Bases over several namespaces, by their podSelectors.
-    across: Index,
     any_pod: Option<u32>,
     in_blocks: Vec<u32>,
 
@@ -237,7 +235,6 @@ impl Compiler {
             incarnations: 0,
             blocks: Blocks::default(),
             terms: Terms::default(),
-            across: Index::default(),
             any_pod: None,
             in_blocks: Vec::new(),
             programs: Programs::default(),

@@ -11,9 +11,8 @@ use podgate_config::model::{IpBlock, ObjectName};
 use podgate_dataplane::policy::Direction;
 
 use super::Compiler;
-use super::clauses::{Clause, Matcher};
+use super::clauses::{Clause, Keys, Matcher};
 use super::lists::{Map, Set, Slab, insert_sorted, remove_sorted};
-use super::selectors::Anchor;
 use super::terms::Kind;
 
 pub(super) struct Policy {
@@ -24,6 +23,8 @@ pub(super) struct Policy {
     /// Ingress, egress.
     pub(super) clauses: [Vec<Clause>; 2],
     families: Vec<u32>,
+    /// Named ingress ports of its clauses, in their order.
+    pub(super) own_ports: Box<[(Protocol, PortName)]>,
     /// The pods that it selects.
     pub(super) pods: Set<u32>,
     /// Programs made of it.
@@ -133,12 +134,19 @@ impl Compiler {
             Some(old) => old.pods.clone(),
             None => self.subjects(namespace, selector).into_iter().collect(),
         };
+        let [ingress, _] = &clauses;
+        let own_ports = ingress.iter().flat_map(|clause| &clause.keys).filter_map(|keys| match keys {
+            Keys::OwnPort { protocol, name } => Some((*protocol, name.clone())),
+            Keys::Span(_) => None,
+        });
+        let own_ports = own_ports.collect();
         let number = self.policies.insert(Policy {
             object,
             namespace,
             selector,
             clauses,
             families: families.clone(),
+            own_ports,
             pods: pods.clone(),
             programs: 0,
             live: true,
@@ -250,10 +258,10 @@ impl Compiler {
                     space.bases.insert(&self.pod_selectors, pods, base);
                 }
             }
-            Kind::Across { namespaces, pods } => match self.pod_selectors.anchor(pods) {
-                Anchor::Nothing => self.spanning.entry(namespaces).or_default().rest.push(base),
-                _ => self.across.insert(&self.pod_selectors, pods, base),
-            },
+            Kind::Across { namespaces, pods } => {
+                let spanning = self.spanning.entry(namespaces).or_default();
+                spanning.bases.insert(&self.pod_selectors, pods, base);
+            }
             Kind::AnyPod => self.any_pod = Some(base),
             Kind::InBlock(_) => self.in_blocks.push(base),
         }
@@ -284,9 +292,8 @@ impl Compiler {
                 self.release_space(namespace);
             }
             Kind::Across { namespaces, pods } => {
-                self.across.remove(&self.pod_selectors, pods, base);
                 if let Some(spanning) = self.spanning.get_mut(&namespaces) {
-                    spanning.rest.retain(|other| *other != base);
+                    spanning.bases.remove(&self.pod_selectors, pods, base);
                 }
             }
             Kind::AnyPod => self.any_pod = None,

@@ -81,8 +81,8 @@ pub(super) struct Space {
 #[derive(Default)]
 pub(super) struct Spanning {
     uses: usize,
-    /// Bases whose podSelectors match by nothing that a pod carries.
-    pub(super) rest: Vec<u32>,
+    /// Peers that mean pods of the namespaces that it selects.
+    pub(super) bases: Index,
 }
 
 impl Compiler {
@@ -367,17 +367,8 @@ impl Compiler {
         let mut policies: Vec<u32> = space.subjects.matching(&self.pod_selectors, &member.labels).collect();
         policies.sort_unstable();
         let mut bases: Vec<u32> = space.bases.matching(&self.pod_selectors, &member.labels).collect();
-        let across = self.across.matching(&self.pod_selectors, &member.labels);
-        bases.extend(across.filter(|base| match self.terms.get(*base).map(|base| base.kind) {
-            Some(Kind::Across { namespaces, .. }) => space.selected_by.binary_search(&namespaces).is_ok(),
-            _ => false,
-        }));
-        for selector in &space.selected_by {
-            let rest = self.spanning.get(selector).map_or(&[][..], |spanning| &spanning.rest);
-            bases.extend(rest.iter().filter(|base| match self.terms.get(**base).map(|base| base.kind) {
-                Some(Kind::Across { pods, .. }) => self.pod_selectors.matches(pods, &member.labels),
-                _ => false,
-            }));
+        for spanning in space.selected_by.iter().filter_map(|selector| self.spanning.get(selector)) {
+            bases.extend(spanning.bases.matching(&self.pod_selectors, &member.labels));
         }
         bases.extend(self.any_pod);
 
@@ -491,6 +482,9 @@ impl Compiler {
 
     /// The pods of a base.
     pub(super) fn pods_of(&self, base: u32) -> Vec<u32> {
+        if self.members.len() == 0 {
+            return Vec::new();
+        }
         match self.terms.get(base).map(|base| base.kind) {
             Some(Kind::Own { namespace, pods }) => self.subjects(namespace, pods),
             Some(Kind::Across { namespaces, pods }) => {

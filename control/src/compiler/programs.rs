@@ -155,12 +155,10 @@ impl Compiler {
         key.extend([u32::from(direction == Direction::Egress), super::lists::number(isolating.len())]);
         key.extend(&isolating);
         if direction == Direction::Ingress {
-            let policies = isolating.iter().filter_map(|&policy| self.policies.get(policy));
-            let keys = policies.flat_map(|policy| policy.clauses(direction)).flat_map(|clause| &clause.keys);
-            key.extend(keys.filter_map(|keys| match keys {
-                Keys::OwnPort { protocol, name } => Some(member.port(*protocol, name).map_or(0, u32::from)),
-                Keys::Span(_) => None,
-            }));
+            for policy in isolating.iter().filter_map(|&policy| self.policies.get(policy)) {
+                let ports = policy.own_ports.iter();
+                key.extend(ports.map(|(protocol, name)| member.port(*protocol, name).map_or(0, u32::from)));
+            }
         }
         let program = match self.programs.by_key.get(key.as_slice()) {
             Some(&known) => Ok(known),

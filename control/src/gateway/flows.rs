@@ -324,6 +324,7 @@ mod tests {
 
         // Forgotten: no other generation's policies are named instead.
         let mut world = Live::new(Limits::default(), 0);
+        publish(&mut world, &sketch(), 1);
         publish(&mut world, &denying, 2);
         let answer = tell(&found(admitted, open, over), NOW, &world, &name);
         assert_eq!((answer.ingress.verdict, answer.ingress.policy), (Outcome::Allow, None));
