@@ -108,7 +108,7 @@ impl Story {
                     b @ 192.. => b - 192,
                     b => b % 8,
                 };
-                let units = 1 + u16::from(c % 4);
+                let units = if c & 4 == 0 { 1 } else { 1 + u16::from(c % 4) };
                 // Whole units but for the end, and now and then what cannot be.
                 let (more, less) = (c & 0x10 == 0, u16::from(c >> 5));
                 let cut = if more && c & 8 == 0 { 0 } else { less };
