@@ -3,6 +3,8 @@
 //! [`Status`] is what the admin socket answers and `-o json` prints; its names are an interface. The text form
 //! begins with what is wrong, because that is why somebody looks.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -11,11 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::{Console, Table, Tone};
 
+pub use limits::{PortErrors, PortFlows, PortFragments};
+
 /// Problems that the text form shows; errors come first.
 const PROBLEMS_SHOWN: usize = 20;
-
-/// Ports that the text form shows among those with the most connections.
-const HEAVIEST_SHOWN: usize = 5;
 
 /// Everything at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +59,7 @@ pub struct Status {
 pub struct Problem {
     /// Whether something is kept from working; otherwise it is only suspicious.
     pub error: bool,
-    /// What is concerned: `source`, `publish`, `port`, `worker`.
+    /// What is concerned: `source`, `publish`, `port`, `worker`, or a limit: `flows`, `fragments`, `errors`.
     pub subject: String,
     /// One line.
     pub message: String,
@@ -146,26 +147,12 @@ pub struct PortStatus {
     pub detail: Option<String>,
     /// What it costs the flow tables.
     pub flows: PortFlows,
-}
-
-/// Connections charged to a port: those that its pod opened, and those from outside to it. All workers together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortFlows {
-    /// Connections now.
-    pub open: u64,
-    /// Those of them that are not established.
-    pub embryonic: u64,
-    /// Connections that had to go before their time, because a table was full or the pod had too many.
-    pub evicted: u64,
-    /// New connections that found no room.
-    pub refused: u64,
-}
-
-impl PortFlows {
-    /// Did its connections meet a limit?
-    fn limited(&self) -> u64 {
-        self.evicted + self.refused
-    }
+    /// What it costs the tables of fragments.
+    #[serde(default)]
+    pub fragments: PortFragments,
+    /// How much is said about its packets.
+    #[serde(default)]
+    pub errors: PortErrors,
 }
 
 /// One worker.
@@ -297,7 +284,7 @@ impl Status {
         }
         table.print(console, "  ")?;
 
-        self.print_heaviest(console)?;
+        limits::print(&self.ports, console)?;
         if !self.drops.is_empty() {
             heading(console, "Drops")?;
             let mut table = Table::new(&["packets", "reason"]);
@@ -322,31 +309,6 @@ impl Status {
             table.print(console, "  ")?;
         }
         Ok(())
-    }
-}
-
-impl Status {
-    /// Who fills the flow tables: what met a limit first, then by connections.
-    fn print_heaviest(&self, console: &mut Console) -> io::Result<()> {
-        let mut ports: Vec<&PortStatus> =
-            self.ports.iter().filter(|port| port.flows != PortFlows::default()).collect();
-        if ports.is_empty() {
-            return Ok(());
-        }
-        ports.sort_by_key(|port| std::cmp::Reverse((port.flows.limited(), port.flows.open)));
-        heading(console, "Most connections")?;
-        let mut table = Table::new(&["of", "connections", "not established", "evicted", "refused"]);
-        for port in ports.iter().take(HEAVIEST_SHOWN) {
-            let flows = &port.flows;
-            table.row([
-                port.pod.clone().unwrap_or_else(|| format!("{} {}", port.kind, port.interface)),
-                flows.open.to_string(),
-                flows.embryonic.to_string(),
-                flows.evicted.to_string(),
-                flows.refused.to_string(),
-            ]);
-        }
-        table.print(console, "  ")
     }
 }
 

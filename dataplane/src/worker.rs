@@ -18,6 +18,7 @@
 //! overtake the request that opens its connection, and be dropped as a stray.
 
 mod commons;
+mod errors;
 mod exchange;
 mod find;
 mod forward;
@@ -34,6 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use af_xdp::{FrameChain, FramePool, Kick, Region, Statistics};
 use podgate_rcu::Reader;
 
+use crate::by_port::ByPort;
 use crate::clock::{Clock, Instant64};
 use crate::counters::{TurnCounts, WorkerCounters};
 use crate::drop_reason::DropReason;
@@ -45,13 +47,14 @@ use crate::record::{DropRecord, DropRecorder, DropRecords, drop_ring};
 use crate::snapshot::Snapshot;
 
 use commons::balance;
+use errors::ErrorBudget;
 use exchange::{Exchange, exchanges};
-use forward::ErrorBudget;
 use owner::Ownership;
 use route::Refusal;
 use wake::{Sleeper, Waker};
 
 pub use commons::{Commons, commons};
+pub use errors::ErrorCharge;
 pub use find::{Fate, FoundFlow};
 
 /// What [`exchange`] is made of; the model puts rings of its own in its place.
@@ -135,6 +138,10 @@ pub struct WorkerView {
     pub counters: WorkerCounters,
     /// What of its flow table is charged to which port.
     pub charges: Charges,
+    /// What of its fragments came by which port.
+    pub fragments: fragment::Charges,
+    /// Errors and resets about what came by which port.
+    pub errors: ByPort<ErrorCharge>,
     generation: AtomicU64,
     drained: AtomicU64,
     flows: AtomicU64,
@@ -206,8 +213,16 @@ pub enum Activity {
     Idle,
 }
 
-/// A neighbour on an uplink whose MAC address a packet wanted.
-pub type Unresolved = (PortId, std::net::IpAddr);
+/// A neighbour whose MAC address a packet wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unresolved {
+    /// The uplink that it is behind.
+    pub port: PortId,
+    /// Its address.
+    pub neighbour: std::net::IpAddr,
+    /// The port that the packet came by.
+    pub asker: PortId,
+}
 
 /// The control side's ends of one worker.
 pub struct WorkerEnds {
@@ -304,7 +319,14 @@ pub fn workers<C: Clock + Clone>(
         let seed = [a ^ number as u64, b, c, d.rotate_left(17)];
         let WorkerSettings { flow_history, timeouts, .. } = *settings;
         let flows = FlowTable::new(settings.flows, settings.flows_per_pod, flow_history, timeouts, seed);
-        let view = Arc::new(WorkerView { charges: flows.charges().clone(), ..WorkerView::default() });
+        let fragments = FragmentTable::new(settings.fragments, [a, b ^ number as u64, c.rotate_left(23), d]);
+        let errors = ErrorBudget::new();
+        let view = Arc::new(WorkerView {
+            charges: flows.charges().clone(),
+            fragments: fragments.charges().clone(),
+            errors: errors.charges().clone(),
+            ..WorkerView::default()
+        });
         workers.push(Worker {
             id,
             clock: clock.clone(),
@@ -313,7 +335,7 @@ pub fn workers<C: Clock + Clone>(
             ports: Vec::new(),
             places: Vec::new(),
             flows,
-            fragments: FragmentTable::new(settings.fragments, [a, b ^ number as u64, c.rotate_left(23), d]),
+            fragments,
             ownership: Ownership::new(settings.seed),
             exchange,
             commons: commons.clone(),
@@ -321,7 +343,7 @@ pub fn workers<C: Clock + Clone>(
             view: view.clone(),
             recorder,
             unresolved,
-            errors: ErrorBudget::default(),
+            errors,
             sleeper,
             received: Vec::new(),
             taken: Vec::with_capacity(from_others),
@@ -396,9 +418,9 @@ impl<C: Clock> Worker<C> {
         match way {
             Ok(hop) => self.forward(snapshot, packet, hop, now),
             Err(refusal) => {
-                if let Some(neighbour) = refusal.unresolved {
+                if let Some((port, neighbour)) = refusal.unresolved {
                     // A full ring has the control side busy with others; the sender will try again.
-                    let _ = self.unresolved.push(neighbour);
+                    let _ = self.unresolved.push(Unresolved { port, neighbour, asker: packet.ingress });
                 }
                 if self.settings.deny == Deny::Reject && refusal.is_by_policy() {
                     self.reject(snapshot, &packet, now);

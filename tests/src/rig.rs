@@ -19,6 +19,7 @@ use podgate_dataplane::clock::{Clock, Instant64, VirtualClock};
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::flow::{Charge, FlowCounts, Tuple};
+use podgate_dataplane::fragment;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::policy::PolicyTables;
 use podgate_dataplane::port::{MemoryPort, MemoryWire, Shares};
@@ -27,7 +28,8 @@ use podgate_dataplane::snapshot::{
     Delivery, DirectRoute, DirectRoutes, Mac, NodeAddresses, PortEntry, Snapshot,
 };
 use podgate_dataplane::worker::{
-    Activity, Commons, FoundFlow, Worker, WorkerEnds, WorkerSettings, commons, workers,
+    Activity, Commons, ErrorCharge, FoundFlow, Unresolved, Worker, WorkerEnds, WorkerSettings, WorkerView,
+    commons, workers,
 };
 use podgate_rcu::{Publisher, Reader};
 
@@ -450,7 +452,7 @@ impl Rig {
     }
 
     /// Neighbours that packets wanted.
-    pub fn unresolved(&mut self) -> Vec<(PortId, IpAddr)> {
+    pub fn unresolved(&mut self) -> Vec<Unresolved> {
         self.ends.iter_mut().flat_map(|ends| std::iter::from_fn(|| ends.unresolved.pop().ok())).collect()
     }
 
@@ -466,12 +468,39 @@ impl Rig {
         self.ends.iter().map(|ends| ends.view.errors_refused()).sum()
     }
 
-    /// What is charged to the ports that are there or were, in each worker's table.
+    /// Connections charged to the ports that are there or were, in each worker's table.
     pub fn charges(&self) -> impl Iterator<Item = &Charge> {
+        self.by_port(|view, port| view.charges.of(port)).map(|(_, charge)| charge)
+    }
+
+    /// Fragments by the ports that are there or were, in each worker's table.
+    pub fn fragment_charges(&self) -> impl Iterator<Item = (PortId, &fragment::Charge)> {
+        self.by_port(|view, port| view.fragments.of(port))
+    }
+
+    /// Errors and resets about what came by the ports that are there or were, for each worker.
+    pub fn error_charges(&self) -> impl Iterator<Item = (PortId, &ErrorCharge)> {
+        self.by_port(|view, port| view.errors.of(port))
+    }
+
+    fn by_port<'a, T: 'a>(
+        &'a self,
+        of: impl Fn(&'a WorkerView, PortId) -> Option<&'a T> + Copy + 'a,
+    ) -> impl Iterator<Item = (PortId, &'a T)> {
         let last = self.port_numbers;
+        let ports = move || (0..=last).map(PortId);
         self.ends
             .iter()
-            .flat_map(move |ends| (0..=last).filter_map(move |port| ends.view.charges.of(PortId(port))))
+            .flat_map(move |ends| ports().filter_map(move |port| Some((port, of(&ends.view, port)?))))
+    }
+
+    /// What came by a port and is in all workers' tables of fragments: datagrams, fragments that wait, and those refused.
+    #[must_use]
+    pub fn fragments_of(&self, port: PortId) -> (u32, u32, u64) {
+        let all = self.fragment_charges().filter(|(of, _)| *of == port);
+        all.fold((0, 0, 0), |(datagrams, held, refused), (_, charge)| {
+            (datagrams + charge.datagrams(), held + charge.held(), refused + charge.refused().count())
+        })
     }
 
     /// What happened to connections, in each worker's table.

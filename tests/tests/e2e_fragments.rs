@@ -126,3 +126,46 @@ fn fragments_in_reverse_order_wait_for_the_first() {
         }
     }
 }
+
+/// Fragments that are never followed by their first one. Each datagram's wait until its time is over, and so many wait that
+/// there is no room for more; the status says whose they are.
+#[test]
+fn who_fills_the_table_is_named() {
+    if !enabled() {
+        return;
+    }
+    let lab = Lab::up(&[("pods.yaml", &pods())], &[]);
+    let (web, gateway) = (Wire::open("web.shop"), lab.gateway_mac("web.shop"));
+    let v4 = |netns| {
+        lab.addresses(netns).into_iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(address.octets()),
+            IpAddr::V6(_) => None,
+        })
+    };
+    let (own, target) = (v4("web.shop").unwrap(), v4("db.shop").unwrap());
+    let mut whole = Vec::new();
+    let builder = PacketBuilder::ethernet2(web.mac, gateway).ipv4(own, target, 64).udp(4000, 5000);
+    builder.write(&mut whole, &payload(5)[..4000]).unwrap();
+    for identification in 0..2000 {
+        web.send(&fragments(&whole, 1400, identification)[1]);
+    }
+    let of = |pod: &str, field: &str| {
+        let status = lab.status().unwrap_or_default();
+        let ports = status.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
+        let port = ports.iter().find(|port| port.get("pod") == Some(&Value::from(pod))).cloned();
+        port.unwrap_or_default().pointer(&format!("/fragments/{field}")).and_then(Value::as_u64)
+    };
+    eventually("each fragment without room counts as its own", || {
+        let refused = of("shop/web", "refused");
+        refused > Some(0) && refused == Some(lab.drops("fragment_source_limit"))
+    });
+    assert_eq!(of("shop/db", "refused"), Some(0));
+    let said = podgate_tests::harness::run_podgate(&["status", "--socket", "/run/podgate/lab.sock"]);
+    assert!(said.out.contains("warning: fragments: shop/web has "), "{}", said.out);
+    let heaviest = said.out.split("Most fragments").nth(1).expect("a table of who has most fragments");
+    let first = heaviest.lines().nth(2).and_then(|line| line.split_whitespace().next());
+    assert_eq!(first, Some("shop/web"), "{heaviest}");
+    eventually("nothing waits for ever", || {
+        of("shop/web", "datagrams") == Some(0) && of("shop/web", "held") == Some(0)
+    });
+}

@@ -23,6 +23,7 @@ pub mod handle;
 pub mod history;
 pub mod identity;
 pub mod kernel;
+mod limits;
 pub mod options;
 pub mod ports;
 pub mod publish;
@@ -285,7 +286,7 @@ impl Gateway {
     }
 
     /// Asks the kernel to find out who has an address of a direct network.
-    async fn resolve_neighbour(&mut self, (port, neighbour): Unresolved) {
+    async fn resolve_neighbour(&mut self, Unresolved { port, neighbour, .. }: Unresolved) {
         let Some(index) =
             self.ports.open().find(|(_, _, open)| open.id == port.0).map(|(_, _, open)| open.index)
         else {

@@ -17,7 +17,7 @@ use podgate_dataplane::snapshot::{Mac, PortEntry};
 use super::resolve::PodPort;
 use crate::admin::protocol::PortSpec;
 use crate::netlink::{format_mac, parse_mac};
-use crate::status::{PortFlows, PortState, PortStatus};
+use crate::status::{PortErrors, PortFlows, PortFragments, PortState, PortStatus};
 
 /// Port numbers go up to this; the snapshot's table is as long as the largest.
 const MAX_PORTS: u16 = 4096;
@@ -374,6 +374,8 @@ pub fn status_of(interface: &str, wanted: &Wanted, closed: &BTreeMap<ObjectName,
         state,
         detail,
         flows: PortFlows::default(),
+        fragments: PortFragments::default(),
+        errors: PortErrors::default(),
     }
 }
 

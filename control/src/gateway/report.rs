@@ -7,13 +7,12 @@ use podgate_config::manifest::{Finding, Severity};
 use podgate_dataplane::af_xdp::Statistics;
 use podgate_dataplane::counters::Snapshot;
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::packet::PortId;
 use podgate_dataplane::policy::Direction;
 
 use super::Gateway;
 use crate::explain::Asked;
 use crate::status::{
-    PolicyHits, PolicyStatus, PortFlows, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
+    PolicyHits, PolicyStatus, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
 };
 use crate::telemetry::metrics::DeviceCounts;
 
@@ -23,7 +22,7 @@ impl Gateway {
         let in_force = self.engine.generation_in_force();
         let source = self.source_status();
         let mut ports = self.ports.status(&self.closed);
-        ports.iter_mut().for_each(|port| port.flows = self.flows_of(port.id));
+        ports.iter_mut().for_each(|port| self.add_charges(port));
         let workers = self.worker_status();
         let published = self.engine.generation_published();
         let synced = source.synced;
@@ -105,18 +104,6 @@ impl Gateway {
                 format!("worker {worker} has ended by itself, its ports drop; start podgate again"),
             );
         }
-        let half = self.options.flows as u64 / 2;
-        for port in ports
-            .iter()
-            .filter(|port| port.flows.embryonic >= half.min(self.options.flows_per_pod as u64 / 2))
-        {
-            let whose = port.pod.as_deref().unwrap_or(&port.interface);
-            let message = format!(
-                "{whose} has {} connections that nobody has answered: a flood? Its oldest ones make room for new ones",
-                port.flows.embryonic
-            );
-            tell(false, "flows", message);
-        }
         for port in ports.iter().filter(|port| port.state != PortState::Up) {
             let word = if port.state == PortState::Down { "down" } else { "closed" };
             let detail = port.detail.as_deref().unwrap_or("no reason known");
@@ -125,21 +112,11 @@ impl Gateway {
         if !self.source_lives {
             tell(true, "source", "manifests are no longer followed; start podgate again".to_owned());
         }
+        for Problem { error, subject, message } in self.limit_problems(ports) {
+            tell(error, &subject, message);
+        }
         source.warnings.iter().for_each(|line| tell(false, "source", line.clone()));
         problems
-    }
-
-    /// What is charged to a port, by all workers.
-    fn flows_of(&self, port: Option<u16>) -> PortFlows {
-        let mut sum = PortFlows::default();
-        let Some(port) = port.map(PortId) else { return sum };
-        for charge in self.engine.views().filter_map(|view| view.charges.of(port)) {
-            sum.open += u64::from(charge.flows());
-            sum.embryonic += u64::from(charge.embryonic());
-            sum.evicted += charge.evicted();
-            sum.refused += charge.refused();
-        }
-        sum
     }
 
     fn policy_status(&self) -> PolicyStatus {

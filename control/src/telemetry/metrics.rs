@@ -13,7 +13,7 @@ use podgate_dataplane::counters::Snapshot;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::packet::PortKind;
 
-use crate::status::{PortState, Status};
+use crate::status::{PortState, PortStatus, Status};
 
 /// Buckets for compiling, in seconds: from a handful of policies to far beyond the largest cluster.
 const COMPILE_SECONDS: [f64; 12] =
@@ -148,7 +148,30 @@ fn describe() {
     for (name, help) in SOCKET_COUNTERS {
         describe_counter!(*name, *help);
     }
+    for (name, help) in PORT_GAUGES {
+        describe_gauge!(*name, *help);
+    }
+    for (name, help) in PORT_COUNTERS {
+        describe_counter!(*name, *help);
+    }
 }
+
+/// What is charged to each port now, by interface and pod: metric name and help.
+const PORT_GAUGES: &[(&str, &str)] = &[
+    ("podgate_port_flows", "Connections charged to a port"),
+    ("podgate_port_flows_embryonic", "Those of them that are not established"),
+    ("podgate_port_fragmented_datagrams", "Datagrams in fragments that came by a port, some still missing"),
+    ("podgate_port_held_fragments", "Fragments that came by a port and wait for the first of their datagram"),
+];
+
+/// What was charged to each port, likewise.
+const PORT_COUNTERS: &[(&str, &str)] = &[
+    ("podgate_port_flows_evicted_total", "Connections that had to go before their time"),
+    ("podgate_port_flows_refused_total", "New connections that found no room"),
+    ("podgate_port_fragments_refused_total", "Fragments that found no room"),
+    ("podgate_port_errors_total", "ICMP errors and resets made about packets that came by a port"),
+    ("podgate_port_errors_refused_total", "Those not made because there had been too many"),
+];
 
 /// The kernel's counters for AF_XDP sockets: metric name and help.
 pub const SOCKET_COUNTERS: &[(&str, &str)] = &[
@@ -189,6 +212,8 @@ fn set_status(status: &Status) {
             gauge!("podgate_ports", "kind" => kind.name(), "state" => label).set(count as f64);
         }
     }
+    // A port that is down has no charges.
+    status.ports.iter().filter(|port| port.id.is_some()).for_each(set_port);
     for worker in &status.workers {
         let number = worker.worker.to_string();
         gauge!("podgate_flows", "worker" => number.clone()).set(worker.flows as f64);
@@ -214,6 +239,19 @@ fn set_status(status: &Status) {
             )
             .absolute(count);
         }
+    }
+}
+
+fn set_port(port: &PortStatus) {
+    let labels = [("interface", port.interface.clone()), ("pod", port.pod.clone().unwrap_or_default())];
+    let PortStatus { flows, fragments, errors, .. } = port;
+    let gauges = [flows.open, flows.embryonic, fragments.datagrams, fragments.held];
+    for ((name, _), value) in PORT_GAUGES.iter().zip(gauges) {
+        gauge!(*name, &labels).set(value as f64);
+    }
+    let counters = [flows.evicted, flows.refused, fragments.refused, errors.sent, errors.refused];
+    for ((name, _), value) in PORT_COUNTERS.iter().zip(counters) {
+        counter!(*name, &labels).absolute(value);
     }
 }
 

@@ -12,7 +12,9 @@ use tokio::sync::{mpsc, watch};
 use super::http;
 use super::metrics::{DeviceCounts, Metrics};
 use crate::gateway::handle::{Ask, DropFeed, GatewayHandle, InForce};
-use crate::status::{PolicyHits, Problem, SourceStatus, Status};
+use crate::status::{
+    PolicyHits, PortErrors, PortFlows, PortFragments, PortState, PortStatus, Problem, SourceStatus, Status,
+};
 
 fn status(ready: bool) -> Status {
     Status {
@@ -46,6 +48,24 @@ fn status(ready: bool) -> Status {
             allowed: 0,
             denied: 7,
         }],
+    }
+}
+
+fn port(interface: &str, id: Option<u16>) -> PortStatus {
+    PortStatus {
+        interface: interface.into(),
+        kind: "pod".into(),
+        id,
+        pod: Some("shop/a".into()),
+        addresses: Vec::new(),
+        mac: None,
+        workers: Vec::new(),
+        queue_changes: 0,
+        state: PortState::Up,
+        detail: None,
+        flows: PortFlows { open: 1, embryonic: 2, evicted: 3, refused: 4, refused_seconds_ago: None },
+        fragments: PortFragments { datagrams: 5, held: 6, refused: 7, ..PortFragments::default() },
+        errors: PortErrors { sent: 8, refused: 9, refused_seconds_ago: None },
     }
 }
 
@@ -114,13 +134,23 @@ fn the_exposition_holds_every_counter_and_no_leftovers() {
     let workers = [worker.snapshot()];
     let devices =
         [DeviceCounts { interface: "veth0".into(), counters: vec![("podgate_xdp_rx_dropped_total", 5)] }];
-    let text = metrics.render(&status(true), &workers, &devices, 2);
+    let with_ports = Status { ports: vec![port("va", Some(4)), port("vb", None)], ..status(true) };
+    let text = metrics.render(&with_ports, &workers, &devices, 2);
     for line in [
         "podgate_received_packets_total{worker=\"0\",port_kind=\"pod\"} 1",
         "podgate_dropped_packets_total{reason=\"policy_egress\",direction=\"egress\",port_kind=\"pod\"} 1",
         "podgate_dropped_packets_total{reason=\"spoofed_source\",direction=\"ingress\",port_kind=\"host\"} 0",
         "podgate_policy_connections_total{policy=\"shop/deny\",direction=\"ingress\",verdict=\"deny\"} 7",
         "podgate_xdp_rx_dropped_total{interface=\"veth0\"} 5",
+        "podgate_port_flows{interface=\"va\",pod=\"shop/a\"} 1",
+        "podgate_port_flows_embryonic{interface=\"va\",pod=\"shop/a\"} 2",
+        "podgate_port_flows_evicted_total{interface=\"va\",pod=\"shop/a\"} 3",
+        "podgate_port_flows_refused_total{interface=\"va\",pod=\"shop/a\"} 4",
+        "podgate_port_fragmented_datagrams{interface=\"va\",pod=\"shop/a\"} 5",
+        "podgate_port_held_fragments{interface=\"va\",pod=\"shop/a\"} 6",
+        "podgate_port_fragments_refused_total{interface=\"va\",pod=\"shop/a\"} 7",
+        "podgate_port_errors_total{interface=\"va\",pod=\"shop/a\"} 8",
+        "podgate_port_errors_refused_total{interface=\"va\",pod=\"shop/a\"} 9",
         "podgate_lost_drop_records_total 2",
         "podgate_generation_in_force 2",
         "podgate_source_bad_files{source=\"manifests\"} 1",
@@ -129,6 +159,7 @@ fn the_exposition_holds_every_counter_and_no_leftovers() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
+    assert!(!text.contains("interface=\"vb\""), "a port that is down is charged nothing");
     let again = metrics.render(&status(true), &[], &[], 0);
     assert!(!again.contains("veth0"), "a port that is gone leaves nothing behind");
     assert!(!Snapshot::default().counts.drops(DropReason::PolicyEgress).iter().any(|n| *n > 0));

@@ -6,38 +6,36 @@
 //! Embryonic ones, and those that are over, may have to go, the oldest first; open ones are looked at in turn, when there is no
 //! room without them, for those that have ended unnoticed.
 //!
-//! What others see of an account ([`Charge`]) are relaxed counters with one writer.
+//! What others see of an account is its [`Charge`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::chain::{Chain, Queue};
 use super::entry::Class;
+use crate::by_port::{ByPort, Events, PORTS, Taken};
+use crate::clock::Instant64;
 use crate::packet::PortId;
-
-/// Accounts: as many as there can be ports.
-const ACCOUNTS: usize = 1 << 16;
 
 /// What one worker's flow table has charged to a port, as others may read it at any time.
 #[derive(Debug, Default)]
 pub struct Charge {
-    flows: AtomicU32,
-    embryonic: AtomicU32,
+    flows: Taken,
+    embryonic: Taken,
     evicted: AtomicU64,
-    refused: AtomicU64,
+    refused: Events,
 }
 
 impl Charge {
     /// Connections now.
     #[must_use]
     pub fn flows(&self) -> u32 {
-        self.flows.load(Ordering::Relaxed)
+        self.flows.get()
     }
 
     /// Those of them that are not established.
     #[must_use]
     pub fn embryonic(&self) -> u32 {
-        self.embryonic.load(Ordering::Relaxed)
+        self.embryonic.get()
     }
 
     /// Connections that had to go before their time, since the start.
@@ -46,36 +44,23 @@ impl Charge {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Connections that found no room, since the start.
+    /// Connections that found no room.
     #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+    pub fn refused(&self) -> &Events {
+        &self.refused
     }
 
     pub(super) fn count_evicted(&self) {
         self.evicted.store(self.evicted().wrapping_add(1), Ordering::Relaxed);
     }
 
-    pub(super) fn count_refused(&self) {
-        self.refused.store(self.refused().wrapping_add(1), Ordering::Relaxed);
+    pub(super) fn count_refused(&self, now: Instant64) {
+        self.refused.add(now);
     }
 }
 
-/// The charges of all ports, by [`PortId`]. The default has none.
-#[derive(Debug, Clone, Default)]
-pub struct Charges(Arc<[Charge]>);
-
-impl Charges {
-    fn new() -> Self {
-        Self((0..ACCOUNTS).map(|_| Charge::default()).collect())
-    }
-
-    /// That of a port.
-    #[must_use]
-    pub fn of(&self, port: PortId) -> Option<&Charge> {
-        self.0.get(usize::from(port.0))
-    }
-}
+/// The charges of all ports.
+pub type Charges = ByPort<Charge>;
 
 #[derive(Debug, Clone, Copy)]
 struct Account {
@@ -102,9 +87,9 @@ impl Accounts {
         let account =
             Account { embryonic: Queue::EMPTY, open: Queue::EMPTY, closing: Queue::EMPTY, place: 0 };
         Self {
-            accounts: vec![account; ACCOUNTS],
+            accounts: vec![account; PORTS],
             chain: Chain::new(places),
-            heap: Vec::with_capacity(ACCOUNTS),
+            heap: Vec::with_capacity(PORTS),
             charges: Charges::new(),
         }
     }
@@ -162,7 +147,7 @@ impl Accounts {
 
     fn change_flows(&self, port: PortId, by: i32) {
         if let Some(charge) = self.charge(port) {
-            charge.flows.store(charge.flows().wrapping_add_signed(by), Ordering::Relaxed);
+            charge.flows.change(by);
         }
     }
 
@@ -199,7 +184,7 @@ impl Accounts {
 
     fn tell_embryonic(&self, port: PortId) {
         if let Some(charge) = self.charge(port) {
-            charge.embryonic.store(self.weight(port.0), Ordering::Relaxed);
+            charge.embryonic.set(self.weight(port.0));
         }
     }
 

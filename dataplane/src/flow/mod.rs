@@ -255,7 +255,7 @@ impl FlowTable {
         let account = flow.account;
         let id = self.make_room(account, now, is_gone).inspect_err(|_| {
             if let Some(charge) = self.accounts.charge(account) {
-                charge.count_refused();
+                charge.count_refused(now);
             }
         })?;
         let hash = self.hash(&flow.key);

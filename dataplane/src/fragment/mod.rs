@@ -18,7 +18,8 @@
 //! - All memory is taken at the start. A datagram's time counts from its first-seen fragment and is not prolonged, so that the
 //!   oldest is the next to go, and aging costs a fixed number of steps a turn. Its entry ends when its last missing byte has
 //!   come.
-//! - Nobody takes it all: neither one source, nor one port whatever sources it writes into its packets ([`shares`]).
+//! - Nobody takes it all: neither one source, nor one port whatever sources it writes into its packets ([`shares`]). What each
+//!   port has, and what it was refused, is there to be read ([`Charge`]).
 //!
 //! What breaks if changed: the index is keyed with a secret of this boot, because who sends fragments chooses the keys. Were
 //! bytes taken down for a fragment that is then not held for want of room, its datagram would look complete without it.
@@ -32,6 +33,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub use ranges::{Fault, RUNS, Ranges};
+pub use shares::{Charge, Charges};
 pub use table::{Aged, Arrival, DatagramId, FragmentTable};
 
 use crate::flow::{FlowKey, Heading, Tuple};
@@ -40,9 +42,10 @@ use crate::packet::{Fragment, Headers, PortId};
 /// How much a table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Datagrams. One source at one port has a quarter of them at most, one port three quarters.
+    /// Datagrams. One source at one port has [a quarter](Limits::datagrams_per_source) of them at most, one port
+    /// [more](Limits::per_port).
     pub datagrams: usize,
-    /// Fragments that wait for their first one. One port has three quarters of them at most.
+    /// Fragments that wait for their first one. Of these too one port has [not all](Limits::per_port).
     pub held: usize,
     /// Those of them that one source may have at one port.
     pub held_per_source: usize,
@@ -62,6 +65,18 @@ impl Limits {
     /// Buffers that a fragment may fill to be held: those of the largest MTU that links have. Veth pairs have larger ones, and a
     /// packet may be padded; were such ones held, a few hundred of them would have all of a worker's memory.
     pub const HELD_BUFFERS: usize = 4;
+
+    /// Datagrams that one source may have.
+    #[must_use]
+    pub fn datagrams_per_source(&self) -> usize {
+        (self.datagrams / 4).max(1)
+    }
+
+    /// How many of `count` datagrams or fragments one port may have: three quarters.
+    #[must_use]
+    pub fn per_port(count: usize) -> usize {
+        (count / 4 * 3 + count % 4).max(1)
+    }
 }
 
 /// What tells datagrams apart.

@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 
 use super::places::Places;
 use super::ranges::{Fault, Ranges};
-use super::shares::Shares;
+use super::shares::{Charge, Charges, Shares};
 use super::{DatagramKey, Lead, Limits};
 use crate::clock::Instant64;
 use crate::drop_reason::DropReason;
@@ -68,6 +68,7 @@ pub struct FragmentTable<P> {
     held: Places<Held<P>>,
     datagram_shares: Shares,
     held_shares: Shares,
+    charges: Charges,
     hasher: RandomState,
     limits: Limits,
 }
@@ -77,13 +78,17 @@ impl<P> FragmentTable<P> {
     #[must_use]
     pub fn new(limits: Limits, [a, b, c, d]: [u64; 4]) -> Self {
         let hasher = RandomState::with_seeds(a, b, c, d);
+        let charges = Charges::new();
+        let shares =
+            |count, per_source, of| Shares::new(count, per_source, (charges.clone(), of), hasher.clone());
         Self {
             // Twice the room: then a table full of the marks of removed entries is cleaned in place.
             index: HashTable::with_capacity(2 * limits.datagrams),
             datagrams: Places::new(limits.datagrams),
             held: Places::new(limits.held),
-            datagram_shares: Shares::new(limits.datagrams, limits.datagrams / 4, hasher.clone()),
-            held_shares: Shares::new(limits.held, limits.held_per_source, hasher.clone()),
+            datagram_shares: shares(limits.datagrams, limits.datagrams_per_source(), Charge::of_datagrams),
+            held_shares: shares(limits.held, limits.held_per_source, Charge::of_held),
+            charges,
             hasher,
             limits,
         }
@@ -101,8 +106,29 @@ impl<P> FragmentTable<P> {
         self.held.len()
     }
 
+    /// What each port has in it: the same numbers for as long as the table lives, to be read from anywhere.
+    #[must_use]
+    pub fn charges(&self) -> &Charges {
+        &self.charges
+    }
+
     /// Takes down a fragment, and says what is to be done with it.
     pub fn arrive(&mut self, key: &DatagramKey, fragment: &Fragment, now: Instant64) -> Arrival {
+        let arrival = self.take_down(key, fragment, now);
+        if let Arrival::Drop(DropReason::FragmentSourceLimit | DropReason::FragmentTableFull) = arrival {
+            self.refuse(key, now);
+        }
+        arrival
+    }
+
+    /// Counts a fragment for which there is no room, whatever it would come to.
+    pub fn refuse(&self, key: &DatagramKey, now: Instant64) {
+        if let Some(charge) = self.charges.of(key.ingress) {
+            charge.count_refused(now);
+        }
+    }
+
+    fn take_down(&mut self, key: &DatagramKey, fragment: &Fragment, now: Instant64) -> Arrival {
         let known = self.find(key);
         let state = match known.and_then(|at| self.datagrams.get(at)) {
             // Aging has not come to it yet.
@@ -286,7 +312,7 @@ impl<P> FragmentTable<P> {
     /// Sources and ports that have a datagram or a fragment that waits: none in an empty table.
     #[cfg(test)]
     pub(super) fn holders(&self) -> usize {
-        self.datagram_shares.len() + self.held_shares.len()
+        self.datagram_shares.holders() + self.held_shares.holders()
     }
 }
 

@@ -240,6 +240,14 @@ fn time_runs_from_the_first_that_came_and_the_oldest_goes_first() {
     assert_eq!(table.into_held().collect::<BTreeSet<u32>>(), BTreeSet::from([2, 12]));
 }
 
+/// Datagrams, fragments that wait, and refused fragments of these ports.
+fn charges<const N: usize>(table: &FragmentTable<u32>, ports: [u16; N]) -> [(usize, usize, u64); N] {
+    ports.map(|port| {
+        let charge = table.charges().of(PortId(port)).unwrap();
+        (charge.datagrams() as usize, charge.held() as usize, charge.refused().count())
+    })
+}
+
 #[test]
 fn nobody_takes_it_all() {
     let limits = Limits { datagrams: 16, held: 8, held_per_source: 3, ..Limits::default() };
@@ -265,6 +273,7 @@ fn nobody_takes_it_all() {
     );
     assert_eq!(hold(&mut table, 3, 1, 5, 8), source, "three quarters of eight are one port's");
     assert_eq!([1, 2, 3].map(|id| hold(&mut table, 4, id, 6, 8)), [None, None, full]);
+    assert_eq!(charges(&table, [5, 6, 8]), [(6, 6, 3), (2, 2, 1), (0, 0, 0)]);
     // First ones need no room among those that wait.
     let first = |table: &mut FragmentTable<u32>, source, id, port| match table.arrive(
         &key(source, id, port),
@@ -287,7 +296,10 @@ fn nobody_takes_it_all() {
     assert_eq!(rest, [None, None, None, None, None, source], "port 5 has twelve");
     assert_eq!([1, 2, 3].map(|id| first(&mut table, 20, id, 7)), [None, None, full]);
     assert_eq!(table.datagrams(), 16);
+    assert_eq!(charges(&table, [5, 6, 7]), [(12, 6, 5), (2, 2, 1), (2, 0, 1)]);
     while table.age(at(3000)).is_some() {}
+    assert_eq!(charges(&table, [5, 6, 7]), [(0, 0, 5), (0, 0, 1), (0, 0, 1)]);
+    assert_eq!(table.charges().of(PortId(6)).unwrap().refused().latest(), Some(at(0)));
     assert_eq!((table.datagrams(), table.held(), table.holders()), (0, 0, 0));
 }
 
@@ -435,7 +447,7 @@ proptest! {
     ) {
         let limits = Limits { datagrams: 8, held: 12, held_per_source: 5, timeout: Duration::from_secs(1) };
         let (mut table, mut naive) = (table(limits), NaiveTable::default());
-        let mut now = 0;
+        let (mut now, mut refused) = (0, [0; 2]);
         for (number, (source, identification, port, piece, admitted, later)) in (0_u32..).zip(steps) {
             now += later;
             let key = key(source, identification, port);
@@ -457,9 +469,19 @@ proptest! {
                 Arrival::Drop(reason) => Expected::Drop(reason),
                 Arrival::End(id, reason) => Expected::End(reason, all(&mut table, id)),
             };
-            prop_assert_eq!(found, expected, "step {}", number);
+            prop_assert_eq!(&found, &expected, "step {}", number);
+            if let Expected::Drop(DropReason::FragmentSourceLimit | DropReason::FragmentTableFull) = found {
+                refused[usize::from(port)] += 1;
+            }
             prop_assert_eq!(table.datagrams(), naive.0.len());
             prop_assert_eq!(table.held(), naive.held(|_| true));
+            let by = |port| move |key: &DatagramKey| key.ingress == PortId(port);
+            for port in 0..2 {
+                let datagrams = naive.0.iter().filter(|datagram| by(port)(&datagram.key)).count();
+                let [(found_datagrams, found_held, found_refused)] = charges(&table, [port]);
+                prop_assert_eq!((found_datagrams, found_held), (datagrams, naive.held(by(port))));
+                prop_assert_eq!(found_refused, refused[usize::from(port)]);
+            }
             // A step of aging now and then, so that some time passes before it comes.
             if number % 3 == 0 {
                 let over = naive.0.first().is_some_and(|oldest| now - oldest.begun >= 1000);

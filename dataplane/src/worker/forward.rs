@@ -1,7 +1,5 @@
 //! The last stages: rewrite, send, or say why not.
 
-use std::time::Duration;
-
 use af_xdp::{FrameChain, Refusal, TxChecksum};
 
 use super::route::Farewell;
@@ -123,7 +121,7 @@ impl<C: Clock> Worker<C> {
         now: Instant64,
     ) {
         // Nobody is told about a later fragment (RFC 1812, 4.3.2.7).
-        if !packet.headers.is_later_fragment() && self.errors.take(now) {
+        if !packet.headers.is_later_fragment() && self.errors.take(packet.ingress, now) {
             self.send_error(snapshot, &packet, problem, now);
         }
         self.drop_packet(packet, reason, None, now);
@@ -131,7 +129,7 @@ impl<C: Clock> Worker<C> {
 
     /// Tells the sender of a packet that policy denies it, at most so often: by a reset for TCP, by an ICMP error for the rest.
     pub(super) fn reject(&mut self, snapshot: &Snapshot, packet: &Packet, now: Instant64) {
-        if packet.headers.is_later_fragment() || !self.errors.take(now) {
+        if packet.headers.is_later_fragment() || !self.errors.take(packet.ingress, now) {
             return;
         }
         match packet.headers.transport {
@@ -153,7 +151,7 @@ impl<C: Clock> Worker<C> {
         farewell: Farewell,
         now: Instant64,
     ) {
-        if self.errors.take(now) {
+        if self.errors.take(packet.ingress, now) {
             let Farewell { hop, sequence } = farewell;
             self.generate(snapshot, packet, (hop.port, reset::MAX_RESET), now, |_, out| {
                 reset::farewell(&packet.headers, sequence, &hop, out)
@@ -188,6 +186,7 @@ impl<C: Clock> Worker<C> {
         match length {
             Some(length) if frame.set_len(length) => {
                 self.counts.generated += 1;
+                self.errors.count_sent(packet.ingress);
                 let error = Packet {
                     frames: FrameChain::single(frame),
                     headers: packet.headers,
@@ -213,41 +212,5 @@ fn reason(refusal: Refusal) -> DropReason {
         | Refusal::NoHeadroom
         | Refusal::Empty
         | Refusal::ForeignRegion => DropReason::TxRefused,
-    }
-}
-
-/// How many errors the gateway may send: bursts of [`ErrorBudget::BURST`], then one each millisecond (RFC 4443, 2.4(f)).
-#[derive(Debug)]
-pub(super) struct ErrorBudget {
-    left: u32,
-    refilled: Instant64,
-    refused: u64,
-}
-
-impl Default for ErrorBudget {
-    fn default() -> Self {
-        Self { left: Self::BURST, refilled: Instant64::from_nanos(0), refused: 0 }
-    }
-}
-
-impl ErrorBudget {
-    const BURST: u32 = 100;
-    const INTERVAL: Duration = Duration::from_millis(1);
-
-    fn take(&mut self, now: Instant64) -> bool {
-        let earned = now.since(self.refilled).as_nanos() / Self::INTERVAL.as_nanos();
-        if earned > 0 {
-            self.left = self.left.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)).min(Self::BURST);
-            self.refilled = now;
-        }
-        let granted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        self.refused = self.refused.wrapping_add(u64::from(!granted));
-        granted
-    }
-
-    /// Errors that it has kept back since the start.
-    pub fn refused(&self) -> u64 {
-        self.refused
     }
 }

@@ -38,6 +38,7 @@ impl<C: Clock> Worker<C> {
         let key = DatagramKey::of(&packet.headers, &fragment, packet.ingress);
         // Before anything is taken down: bytes that do not pass have not come.
         if packet.frames.count() > Limits::HELD_BUFFERS && self.fragments.is_early(&key, &fragment) {
+            self.fragments.refuse(&key, now);
             return self.drop_packet(packet, DropReason::FragmentTableFull, None, now);
         }
         match self.fragments.arrive(&key, &fragment, now) {

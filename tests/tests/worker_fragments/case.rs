@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use af_xdp::twin::Sent;
 use podgate_config::model::*;
 use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::fragment::Charge;
 use podgate_dataplane::packet::{PortId, WorkerId};
 use podgate_dataplane::worker::{Established, WorkerSettings};
 use podgate_tests::cluster::{ip, name, pod};
@@ -170,12 +171,21 @@ impl Case {
     #[track_caller]
     pub fn at_rest(&self) {
         assert_eq!((self.rig.datagrams(), self.held()), (0, 0));
+        let has_some = |(_, charge): (_, &Charge)| charge.datagrams() > 0 || charge.held() > 0;
+        assert!(!self.rig.fragment_charges().any(has_some));
     }
 
-    /// Nothing but what was expected was dropped so far.
+    /// Nothing but what was expected was dropped so far; and what waits, and what was refused, is some port's.
     #[track_caller]
     pub fn holds(&self) {
         assert_eq!(self.rig.drops(), self.drops);
+        let sum =
+            |of: fn(&Charge) -> u64| self.rig.fragment_charges().map(|(_, charge)| of(charge)).sum::<u64>();
+        assert_eq!(sum(|charge| charge.datagrams().into()), self.rig.datagrams());
+        assert_eq!(sum(|charge| charge.held().into()), self.held());
+        let limits = [DropReason::FragmentSourceLimit, DropReason::FragmentTableFull];
+        let refused: u64 = limits.iter().filter_map(|reason| self.drops.get(reason)).sum();
+        assert_eq!(sum(|charge| charge.refused().count()), refused);
     }
 }
 

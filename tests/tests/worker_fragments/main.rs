@@ -424,7 +424,9 @@ fn a_flood_takes_its_share_and_no_more() {
         // First ones of new datagrams either.
         let piece = &there.udp_fragments((1000, 53), 3500, EACH, 20)[0];
         case.drops(a, piece, DropReason::FragmentSourceLimit);
-        // The other pod does not notice.
+        // It is told by its port, and the other one from it, which does not notice.
+        assert_eq!(case.rig.fragments_of(a), (4, 5, 18));
+        assert_eq!(case.rig.fragments_of(b), (1, 1, 0));
         case.waits(b, &patient[3]);
         case.releases(b, &patient[0], &[&patient[0], &patient[1], &patient[3]], a);
         case.passes(b, &patient[2], a);
@@ -461,6 +463,7 @@ fn a_flood_from_outside_leaves_room_for_pods() {
         // Twelve of sixteen wait, each from a source of its own; then there is room for four datagrams of the pods'.
         flood(&mut case, 1, [12, 52]);
         flood(&mut case, 0, [12, 52]);
+        assert_eq!((case.rig.fragments_of(UPLINK), case.rig.fragments_of(a)), ((12, 0, 104), (0, 0, 0)));
         let pieces = there.udp_fragments((1000, 53), 3500, EACH, 7);
         case.waits(a, &pieces[1]);
         case.releases(a, &pieces[0], &[&pieces[0], &pieces[1]], b);

@@ -18,7 +18,7 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::policy::PodSlot;
 use podgate_dataplane::snapshot::Mac;
-use podgate_dataplane::worker::{Established, WorkerSettings};
+use podgate_dataplane::worker::{Established, Unresolved, WorkerSettings};
 use podgate_tests::frames::From;
 use podgate_tests::rig::{HOST, ROUTER_MAC, Rig, UPLINK, gateway_mac, peer_mac};
 
@@ -425,7 +425,10 @@ impl Case {
         assert!(self.rig.deliver_parts(from, parts), "no room");
         let sent = self.rig.settle();
         let records = self.rig.records();
-        assert_eq!(self.rig.unresolved(), besides.wanted, "neighbours asked for");
+        let wanted = besides.wanted.iter();
+        let wanted: Vec<_> =
+            wanted.map(|&(port, neighbour)| Unresolved { port, neighbour, asker: from }).collect();
+        assert_eq!(self.rig.unresolved(), wanted, "neighbours asked for");
 
         let sender = match outcome {
             Outcome::Passes { to } => Some(to),
@@ -460,6 +463,7 @@ impl Case {
         expected.add(Counter::Evicted, besides.evicted);
         expected.add(Counter::EvictedOfPods, besides.evicted);
         expected.add(Counter::ErrorsRefused, besides.kept_back);
+        expected.add(Counter::ErrorsRefusedOf(from), besides.kept_back);
         expected.add_connections(-(besides.cut + besides.expired + besides.evicted));
         if let Some(owner) = owner {
             expected.add(Counter::Opened(owner), 1);

@@ -56,6 +56,7 @@ impl Case {
             Outcome::Drops { reason, .. } => {
                 hands_over(&mut ledger, home, worker);
                 ledger.add(Counter::Drops(worker, reason, from_kind), 1);
+                ledger.add(Counter::ErrorsOf(from), sent.len() as i64);
                 if matches!(reason, DropReason::PolicyEgress | DropReason::PolicyIngress) {
                     ledger.add(Counter::Denied, 1);
                 }

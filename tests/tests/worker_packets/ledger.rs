@@ -6,7 +6,7 @@ use podgate_config::model::Cluster;
 use podgate_dataplane::counters::Snapshot;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::flow::FlowCounts;
-use podgate_dataplane::packet::{PortKind, WorkerId};
+use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::policy::{Action, PROGRAM_CLOSED};
 use podgate_tests::rig::Rig;
 
@@ -39,6 +39,13 @@ pub enum Counter {
     RefusedOfPods,
     /// Errors and resets that were kept back.
     ErrorsRefused,
+    /// Those, and those that were sent, by the port of the packet that they are about.
+    ErrorsRefusedOf(PortId),
+    ErrorsOf(PortId),
+    /// Datagrams in fragments now, fragments that wait and those that were refused, by the port that they came by.
+    DatagramsOf(PortId),
+    HeldOf(PortId),
+    FragmentsRefusedOf(PortId),
 }
 
 /// Counters that are not 0.
@@ -107,7 +114,16 @@ impl Ledger {
         for charge in rig.charges() {
             ledger.add(Counter::Charged, charge.flows().into());
             ledger.add(Counter::EvictedOfPods, charge.evicted() as i64);
-            ledger.add(Counter::RefusedOfPods, charge.refused() as i64);
+            ledger.add(Counter::RefusedOfPods, charge.refused().count() as i64);
+        }
+        for (port, charge) in rig.error_charges() {
+            ledger.add(Counter::ErrorsOf(port), charge.sent() as i64);
+            ledger.add(Counter::ErrorsRefusedOf(port), charge.refused().count() as i64);
+        }
+        for (port, charge) in rig.fragment_charges() {
+            ledger.add(Counter::DatagramsOf(port), charge.datagrams().into());
+            ledger.add(Counter::HeldOf(port), charge.held().into());
+            ledger.add(Counter::FragmentsRefusedOf(port), charge.refused().count() as i64);
         }
         ledger.add_verdicts(rig, cluster);
         ledger
