@@ -10,6 +10,7 @@ use podgate_control::lab::plan::AnswerPort;
 use podgate_control::lab::state::State;
 use podgate_control::netlink::Namespace;
 use podgate_tests::harness::{Lab, enabled, eventually, namespace, pod, run_podgate};
+use serde_json::Value;
 
 const HTTP: AnswerPort = AnswerPort::Tcp(80);
 
@@ -81,6 +82,35 @@ fn pods_receive_where_no_worker_runs() {
         let mask = said.out.trim().replace(',', "");
         let mask = u128::from_str_radix(&mask, 16).unwrap_or_else(|error| panic!("{said:?}: {error}"));
         assert_eq!(mask.count_ones() as usize, cpus - workers, "{workers} workers, {cpus} CPUs: {said:?}");
+    }
+}
+
+#[test]
+fn workers_share_an_uplink() {
+    if !enabled() {
+        return;
+    }
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    for workers in 1..=2.min(cpus) {
+        let arguments = ["--workers", &workers.to_string(), "--external", "internet=198.51.100.7"];
+        let lab = Lab::up(&[("pods.yaml", &two_pods())], &arguments);
+        let status = lab.status().unwrap();
+        let ports = status.get("ports").and_then(Value::as_array).unwrap();
+        let uplink = ports.iter().find(|port| port.get("kind") == Some(&Value::from("uplink"))).unwrap();
+        let owners = uplink.get("workers").cloned().unwrap_or_default();
+        assert_eq!(owners, Value::from((0..workers).collect::<Vec<_>>()), "a queue for each worker");
+        // The kernel chooses a queue for each connection, by its ports.
+        let script = "for n in $(seq 48); do curl -sS http://web.shop; done";
+        let said = lab.exec("ext-internet", 60, &["sh", "-c", script]).expect("48 answers");
+        assert_eq!(said, "shop/web\n".repeat(48));
+        let metrics = lab.exec("podgate-node", 5, &["curl", "-sS", "http://127.0.0.1:9469/metrics"]);
+        let metrics = metrics.expect("metrics");
+        for worker in 0..workers {
+            let name = format!("podgate_received_packets_total{{worker=\"{worker}\",port_kind=\"uplink\"}} ");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+            let packets: u64 = line.and_then(|count| count.parse().ok()).expect(&name);
+            assert!(packets > 0, "worker {worker} of {workers} has received nothing by the uplink");
+        }
     }
 }
 

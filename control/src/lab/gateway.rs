@@ -21,6 +21,9 @@ use crate::gateway::options::usable_cpus;
 use crate::netlink::Namespace;
 use crate::status::{PortState, Status};
 
+/// Queues of an external's wire at most: each takes a socket's rings and frames of the packet memory.
+const MOST_UPLINK_QUEUES: usize = 4;
+
 /// What the gateway of a lab is started with, besides its namespace.
 #[derive(Debug, Clone)]
 pub struct GatewayOptions {
@@ -90,6 +93,12 @@ pub fn write_settings(options: &GatewayOptions) -> io::Result<()> {
 pub fn cpus_without_workers(workers: Option<u8>) -> Option<String> {
     let cpus = usable_cpus().ok()?;
     mask(cpus.get(usize::from(workers?)..)?)
+}
+
+/// Queues of an external's wire with so many workers: one for each, so that they share an uplink as they share a network card.
+pub fn uplink_queues(workers: Option<u8>) -> u32 {
+    let workers = workers.map_or_else(|| usable_cpus().map_or(1, |cpus| cpus.len()), usize::from);
+    workers.clamp(1, MOST_UPLINK_QUEUES) as u32
 }
 
 /// Hexadecimal, groups of 32 bits separated by commas, the highest first.

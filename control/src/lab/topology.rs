@@ -25,11 +25,13 @@ pub struct Node {
     netlink: Netlink,
     mtu: u16,
     receive_cpus: Option<String>,
+    uplink_queues: u32,
 }
 
 impl Node {
     /// Makes the node's namespace with its addresses. `receive_cpus`: the mask of CPUs that pods' own network stacks receive
     /// on (Documentation/networking/scaling.rst, RPS); without one they receive where the sender runs, which is on a worker.
+    /// `uplink_queues`: those of an external's wire each way; a pod's has one.
     ///
     /// # Errors
     /// The kernel's; EEXIST if the namespace exists.
@@ -37,6 +39,7 @@ impl Node {
         addresses: &[IpAddr],
         mtu: u16,
         receive_cpus: Option<String>,
+        uplink_queues: u32,
     ) -> Result<Self, NetlinkError> {
         let namespace = Namespace::create(NODE_NAMESPACE)?;
         prepare_ipv6(&namespace)?;
@@ -45,7 +48,7 @@ impl Node {
         for address in addresses {
             netlink.add_address(loopback.index, *address, full_length(*address)).await?;
         }
-        Ok(Self { namespace, netlink, mtu, receive_cpus })
+        Ok(Self { namespace, netlink, mtu, receive_cpus, uplink_queues })
     }
 
     /// The node's namespace.
@@ -117,13 +120,14 @@ impl Node {
         }
         let inside = Netlink::connect_in(namespace)?;
         loopback_up(&inside).await?;
+        let uplink = interface.starts_with("up-");
         let pair = VethPair {
             mtu: self.mtu.into(),
+            queues: if uplink { self.uplink_queues } else { 1 },
             near: VethEnd { name: interface, mac: None, namespace: None },
             far: VethEnd { name: POD_INTERFACE, mac: None, namespace: Some(namespace) },
         };
         self.netlink.create_veth(&pair).await?;
-        let uplink = interface.starts_with("up-");
         self.namespace.run(|| {
             // The kernel answers on an uplink: it is the node's own network card.
             let value = if uplink { "0" } else { "1" };

@@ -114,11 +114,13 @@ pub struct VethEnd<'a> {
     pub namespace: Option<&'a Namespace>,
 }
 
-/// A veth pair that is to be made: one queue each way, so that one socket sees everything that comes in.
+/// A veth pair that is to be made.
 #[derive(Debug, Clone, Copy)]
 pub struct VethPair<'a> {
     /// Bytes after the Ethernet header, both ends.
     pub mtu: u32,
+    /// Queues each way of both ends, all of them active. With one, one socket sees everything that comes in.
+    pub queues: u32,
     /// This end.
     pub near: VethEnd<'a>,
     /// The other end.
@@ -142,12 +144,16 @@ impl Netlink {
     /// # Errors
     /// The kernel's; EEXIST if a name is taken.
     pub async fn create_veth(&self, pair: &VethPair<'_>) -> Result<(), NetlinkError> {
-        fn end<T>(mut builder: LinkMessageBuilder<T>, end: &VethEnd<'_>, mtu: u32) -> LinkMessageBuilder<T> {
+        fn end<T>(
+            mut builder: LinkMessageBuilder<T>,
+            end: &VethEnd<'_>,
+            pair: &VethPair<'_>,
+        ) -> LinkMessageBuilder<T> {
             builder = builder
                 .name(end.name)
-                .mtu(mtu)
-                .append_extra_attribute(LinkAttribute::NumRxQueues(1))
-                .append_extra_attribute(LinkAttribute::NumTxQueues(1));
+                .mtu(pair.mtu)
+                .append_extra_attribute(LinkAttribute::NumRxQueues(pair.queues))
+                .append_extra_attribute(LinkAttribute::NumTxQueues(pair.queues));
             if let Some(mac) = end.mac {
                 builder = builder.address(mac.to_vec());
             }
@@ -156,10 +162,10 @@ impl Netlink {
             }
             builder
         }
-        let far = end(LinkMessageBuilder::<LinkUnspec>::default(), &pair.far, pair.mtu).build();
+        let far = end(LinkMessageBuilder::<LinkUnspec>::default(), &pair.far, pair).build();
         let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far)));
-        let near = end(near, &pair.near, pair.mtu).build();
+        let near = end(near, &pair.near, pair).build();
         self.handle.link().add(near).execute().await.map_err(|error| {
             let (near, far) = (pair.near.name, pair.far.name);
             NetlinkError::rtnetlink(format_args!("create the veth pair {near} - {far}"), &error)

@@ -55,6 +55,7 @@ async fn a_pair_between_two_namespaces() {
     let far_namespace = b.open();
     let pair = VethPair {
         mtu: 1400,
+        queues: 3,
         near: VethEnd { name: "near0", mac: Some([2, 0, 0, 0, 0, 1]), namespace: None },
         far: VethEnd { name: "eth0", mac: Some([2, 0, 0, 0, 0, 2]), namespace: Some(&far_namespace) },
     };
@@ -62,7 +63,7 @@ async fn a_pair_between_two_namespaces() {
     assert!(near.create_veth(&pair).await.unwrap_err().is_existing());
 
     let link = near.link("near0").await.unwrap().unwrap();
-    assert_eq!((link.mac, link.mtu, link.rx_queues, link.up), (Some([2, 0, 0, 0, 0, 1]), 1400, 1, false));
+    assert_eq!((link.mac, link.mtu, link.rx_queues, link.up), (Some([2, 0, 0, 0, 0, 1]), 1400, 3, false));
     assert_eq!(link.kind.as_deref(), Some("veth"));
     let peer = near.veth_peer(&link).await.unwrap().unwrap();
     assert_eq!((peer.name.as_str(), peer.mac), ("eth0", Some([2, 0, 0, 0, 0, 2])));

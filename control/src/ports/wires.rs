@@ -43,7 +43,7 @@ async fn ensure_pair(netlink: &Netlink, near: &str, far: &str, mtu: u32) -> Resu
         |name: &str, peer: &str| WireError::Foreign { name: name.to_owned(), peer: peer.to_owned() };
     if netlink.link(near).await?.is_none() && netlink.link(far).await?.is_none() {
         let end = |name| VethEnd { name, mac: None, namespace: None };
-        netlink.create_veth(&VethPair { mtu, near: end(near), far: end(far) }).await?;
+        netlink.create_veth(&VethPair { mtu, queues: 1, near: end(near), far: end(far) }).await?;
     }
     let first = netlink.link(near).await?.ok_or_else(|| foreign(far, near))?;
     let second = netlink.link(far).await?.ok_or_else(|| foreign(near, far))?;
@@ -119,7 +119,7 @@ mod tests {
         netlink.delete_link(HOST_KERNEL).await.unwrap();
         let end = |name| VethEnd { name, mac: None, namespace: None };
         netlink
-            .create_veth(&VethPair { mtu: 1500, near: end(HOST_KERNEL), far: end("other") })
+            .create_veth(&VethPair { mtu: 1500, queues: 1, near: end(HOST_KERNEL), far: end("other") })
             .await
             .unwrap();
         assert!(matches!(ensure_host_pair(&netlink, 1500).await, Err(WireError::Foreign { .. })));
