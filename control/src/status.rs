@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::{Console, Table, Tone};
 
-pub use limits::{PortErrors, PortFlows, PortFragments};
+pub use limits::{PortErrors, PortFlows, PortFragments, PortNeighbours};
 
 /// Problems that the text form shows; errors come first.
 const PROBLEMS_SHOWN: usize = 20;
@@ -59,7 +59,8 @@ pub struct Status {
 pub struct Problem {
     /// Whether something is kept from working; otherwise it is only suspicious.
     pub error: bool,
-    /// What is concerned: `source`, `publish`, `port`, `worker`, or a limit: `flows`, `fragments`, `errors`.
+    /// What is concerned: `source`, `publish`, `port`, `worker`, or a limit: `flows`, `fragments`, `errors`,
+    /// `neighbours`.
     pub subject: String,
     /// One line.
     pub message: String,
@@ -153,6 +154,9 @@ pub struct PortStatus {
     /// How much is said about its packets.
     #[serde(default)]
     pub errors: PortErrors,
+    /// Neighbours that its packets want.
+    #[serde(default)]
+    pub neighbours: PortNeighbours,
 }
 
 /// One worker.

@@ -138,6 +138,11 @@ impl KernelView {
             .collect()
     }
 
+    /// Is this neighbour known?
+    pub fn knows(&self, index: u32, address: IpAddr) -> bool {
+        self.neighbours.contains_key(&(index, address))
+    }
+
     /// Who is known on this link.
     pub fn neighbours(&self, index: u32) -> impl Iterator<Item = (IpAddr, MacAddress)> {
         self.neighbours

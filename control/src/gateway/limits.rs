@@ -1,5 +1,7 @@
 //! Who fills what is limited: what the workers charge to each port, and when that is worth a word.
 
+use std::time::Instant;
+
 use podgate_dataplane::by_port::{ByPort, Events};
 use podgate_dataplane::clock::{Clock, Instant64, MonotonicClock};
 use podgate_dataplane::fragment::{self, Limits};
@@ -7,7 +9,7 @@ use podgate_dataplane::packet::{PortId, PortKind};
 use podgate_dataplane::worker::WorkerView;
 
 use super::Gateway;
-use crate::status::{PortErrors, PortFlows, PortFragments, PortStatus, Problem};
+use crate::status::{PortErrors, PortFlows, PortFragments, PortNeighbours, PortStatus, Problem};
 
 /// For so many seconds after a refusal it is told as a problem.
 const RECENT_SECONDS: u64 = 60;
@@ -41,6 +43,7 @@ impl Gateway {
             add_refused((&mut errors.refused, &mut errors.refused_seconds_ago), charge.refused(), now);
         }
         (port.flows, port.fragments, port.errors) = (flows, fragments, errors);
+        port.neighbours = self.neighbours.status(id, Instant::now());
     }
 
     fn charges<'a, T: 'a>(
@@ -60,7 +63,9 @@ impl Gateway {
         let fragments =
             ports.iter().filter_map(fragment_message).map(|message| problem("fragments", message));
         let errors = ports.iter().filter_map(error_message).map(|message| problem("errors", message));
-        flows.chain(fragments).chain(errors).collect()
+        let neighbours =
+            ports.iter().filter_map(neighbour_message).map(|message| problem("neighbours", message));
+        flows.chain(fragments).chain(errors).chain(neighbours).collect()
     }
 }
 
@@ -147,6 +152,18 @@ fn error_message(port: &PortStatus) -> Option<String> {
     })
 }
 
+fn neighbour_message(port: &PortStatus) -> Option<String> {
+    let PortNeighbours { wanted, refused, refused_seconds_ago } = port.neighbours;
+    is_recent(refused_seconds_ago).then(|| {
+        format!(
+            "{} has sent to {wanted} neighbours that nobody has found yet; {refused} packets wanted more of them, \
+             the last one {}",
+            port.whose(),
+            ago(refused_seconds_ago)
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +184,7 @@ mod tests {
             flows: PortFlows::default(),
             fragments: PortFragments::default(),
             errors: PortErrors::default(),
+            neighbours: PortNeighbours::default(),
         }
     }
 
@@ -206,6 +224,13 @@ mod tests {
         assert_eq!(
             error_message(&pod).unwrap(),
             "2 errors and resets about packets of shop/web were not sent, the last one just now, after 100 that were"
+        );
+        assert!(neighbour_message(&pod).is_none());
+        pod.neighbours = PortNeighbours { wanted: 256, refused: 9, refused_seconds_ago: Some(2) };
+        assert_eq!(
+            neighbour_message(&pod).unwrap(),
+            "shop/web has sent to 256 neighbours that nobody has found yet; 9 packets wanted more of them, the last one \
+             2 s ago"
         );
         pod.flows =
             PortFlows { open: 12, embryonic: 10, refused: 5, refused_seconds_ago: Some(1), evicted: 0 };

@@ -24,6 +24,7 @@ pub mod history;
 pub mod identity;
 pub mod kernel;
 mod limits;
+mod neighbours;
 pub mod options;
 pub mod ports;
 pub mod publish;
@@ -34,7 +35,7 @@ pub mod snapshot;
 mod survey;
 mod wiring;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +59,7 @@ use devices::Devices;
 pub use handle::GatewayHandle;
 use handle::{Ask, DropFeed, InForce};
 use kernel::KernelView;
+use neighbours::Neighbours;
 use options::Options;
 use ports::PortTable;
 use publish::{PublishError, Publisher};
@@ -78,14 +80,11 @@ const TICK: Duration = Duration::from_millis(100);
 const POLL_IN_FORCE: Duration = Duration::from_millis(1);
 const PATIENCE_IN_FORCE: Duration = Duration::from_secs(1);
 
-/// How often ports that could not be opened are tried again.
+/// How often ports that could not be opened are tried again, and neighbours forgotten that were not found.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Drop records taken from each worker at once.
 const DROPS_AT_ONCE: usize = 1024;
-
-/// Neighbours the kernel is asked to find at most: a pod may send to every address of a network.
-const MAX_RESOLVING: usize = 1024;
 
 /// Somebody who waits until a generation is in force.
 struct Waiting {
@@ -128,7 +127,7 @@ pub struct Gateway {
     /// The sources' objects changed, or the ports' identities.
     recompile: bool,
     source_lives: bool,
-    resolving: BTreeSet<(u32, IpAddr)>,
+    neighbours: Neighbours,
     /// Pod addresses that the kernel knows the way to, and whether they can be reached.
     steered: BTreeMap<IpAddr, bool>,
     started: Instant,
@@ -179,6 +178,7 @@ impl Gateway {
         if self.next_retry <= Instant::now() {
             self.next_retry = Instant::now() + RETRY;
             self.open_missing().await;
+            self.forget_neighbours().await;
         }
         if self.next_survey <= Instant::now() {
             self.survey().await;
@@ -286,17 +286,27 @@ impl Gateway {
     }
 
     /// Asks the kernel to find out who has an address of a direct network.
-    async fn resolve_neighbour(&mut self, Unresolved { port, neighbour, .. }: Unresolved) {
+    async fn resolve_neighbour(&mut self, Unresolved { port, neighbour, asker }: Unresolved) {
         let Some(index) =
             self.ports.open().find(|(_, _, open)| open.id == port.0).map(|(_, _, open)| open.index)
         else {
             return;
         };
-        if self.resolving.len() >= MAX_RESOLVING || !self.resolving.insert((index, neighbour)) {
+        if !self.neighbours.want((index, neighbour), asker, Instant::now()) {
             return;
         }
         if let Err(error) = self.netlink.set_neighbour(index, neighbour, NeighbourKind::Managed).await {
             tracing::warn!(%neighbour, %error, "the kernel cannot be asked for this neighbour");
+        }
+    }
+
+    /// Lets go of neighbours that the kernel has found, or has not found in time.
+    async fn forget_neighbours(&mut self) {
+        let is_known = |(index, address): &(u32, IpAddr)| self.kernel.knows(*index, *address);
+        for (index, address) in self.neighbours.sweep(Instant::now(), is_known) {
+            if let Err(error) = self.netlink.delete_neighbour(index, address).await {
+                tracing::warn!(%address, %error, "the kernel cannot be told to forget this neighbour");
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use podgate_dataplane::snapshot::{Mac, PortEntry};
 use super::resolve::PodPort;
 use crate::admin::protocol::PortSpec;
 use crate::netlink::{format_mac, parse_mac};
-use crate::status::{PortErrors, PortFlows, PortFragments, PortState, PortStatus};
+use crate::status::{PortErrors, PortFlows, PortFragments, PortNeighbours, PortState, PortStatus};
 
 /// Port numbers go up to this; the snapshot's table is as long as the largest.
 const MAX_PORTS: u16 = 4096;
@@ -376,6 +376,7 @@ pub fn status_of(interface: &str, wanted: &Wanted, closed: &BTreeMap<ObjectName,
         flows: PortFlows::default(),
         fragments: PortFragments::default(),
         errors: PortErrors::default(),
+        neighbours: PortNeighbours::default(),
     }
 }
 

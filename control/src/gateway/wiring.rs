@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use super::devices::{Device, Devices, Steer};
 use super::handle::{DropFeed, GatewayHandle, InForce};
 use super::kernel::{KernelView, NextHop};
+use super::neighbours::Neighbours;
 use super::options::Options;
 use super::ports::{self, Ends, Open, PortTable, Purpose, Seat, Wanted};
 use super::publish::Publisher;
@@ -140,7 +141,7 @@ impl Gateway {
             source_lives: true,
             next_survey: Instant::now() + survey::INTERVAL,
             surveyed: 0,
-            resolving: BTreeSet::new(),
+            neighbours: Neighbours::default(),
             steered: BTreeMap::new(),
             started: Instant::now(),
         };

@@ -101,6 +101,11 @@ async fn a_pair_between_two_namespaces() {
         near.delete_neighbour(link.index, address).await.unwrap();
         near.delete_neighbour(link.index, address).await.unwrap();
         near.set_neighbour(link.index, address, NeighbourKind::Managed).await.unwrap();
+        // One that is still being asked for goes too.
+        let is_listed = |all: Vec<Neighbour>| all.iter().any(|one| one.address == address);
+        assert!(is_listed(near.neighbours().await.unwrap()));
+        near.delete_neighbour(link.index, address).await.unwrap();
+        assert!(!is_listed(near.neighbours().await.unwrap()));
     }
     let unreachable = Route {
         destination: "10.244.0.0/16".parse().unwrap(),

@@ -54,6 +54,17 @@ pub struct PortErrors {
     pub refused_seconds_ago: Option<u64>,
 }
 
+/// Neighbours of direct networks that packets that came by a port want, and whose MAC addresses are not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortNeighbours {
+    /// Those that the kernel is looking for now.
+    pub wanted: u64,
+    /// How often another one was wanted while there were too many.
+    pub refused: u64,
+    /// Seconds since that was so last.
+    pub refused_seconds_ago: Option<u64>,
+}
+
 impl PortStatus {
     /// The pod behind it, or else its kind and interface.
     #[must_use]

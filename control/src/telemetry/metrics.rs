@@ -162,6 +162,7 @@ const PORT_GAUGES: &[(&str, &str)] = &[
     ("podgate_port_flows_embryonic", "Those of them that are not established"),
     ("podgate_port_fragmented_datagrams", "Datagrams in fragments that came by a port, some still missing"),
     ("podgate_port_held_fragments", "Fragments that came by a port and wait for the first of their datagram"),
+    ("podgate_port_neighbours_wanted", "Neighbours that packets from a port want and nobody has found yet"),
 ];
 
 /// What was charged to each port, likewise.
@@ -171,6 +172,7 @@ const PORT_COUNTERS: &[(&str, &str)] = &[
     ("podgate_port_fragments_refused_total", "Fragments that found no room"),
     ("podgate_port_errors_total", "ICMP errors and resets made about packets that came by a port"),
     ("podgate_port_errors_refused_total", "Those not made because there had been too many"),
+    ("podgate_port_neighbours_refused_total", "Neighbours not looked for because there were too many"),
 ];
 
 /// The kernel's counters for AF_XDP sockets: metric name and help.
@@ -244,12 +246,13 @@ fn set_status(status: &Status) {
 
 fn set_port(port: &PortStatus) {
     let labels = [("interface", port.interface.clone()), ("pod", port.pod.clone().unwrap_or_default())];
-    let PortStatus { flows, fragments, errors, .. } = port;
-    let gauges = [flows.open, flows.embryonic, fragments.datagrams, fragments.held];
+    let PortStatus { flows, fragments, errors, neighbours, .. } = port;
+    let gauges = [flows.open, flows.embryonic, fragments.datagrams, fragments.held, neighbours.wanted];
     for ((name, _), value) in PORT_GAUGES.iter().zip(gauges) {
         gauge!(*name, &labels).set(value as f64);
     }
-    let counters = [flows.evicted, flows.refused, fragments.refused, errors.sent, errors.refused];
+    let counters =
+        [flows.evicted, flows.refused, fragments.refused, errors.sent, errors.refused, neighbours.refused];
     for ((name, _), value) in PORT_COUNTERS.iter().zip(counters) {
         counter!(*name, &labels).absolute(value);
     }

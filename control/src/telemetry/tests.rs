@@ -13,7 +13,8 @@ use super::http;
 use super::metrics::{DeviceCounts, Metrics};
 use crate::gateway::handle::{Ask, DropFeed, GatewayHandle, InForce};
 use crate::status::{
-    PolicyHits, PortErrors, PortFlows, PortFragments, PortState, PortStatus, Problem, SourceStatus, Status,
+    PolicyHits, PortErrors, PortFlows, PortFragments, PortNeighbours, PortState, PortStatus, Problem,
+    SourceStatus, Status,
 };
 
 fn status(ready: bool) -> Status {
@@ -66,6 +67,7 @@ fn port(interface: &str, id: Option<u16>) -> PortStatus {
         flows: PortFlows { open: 1, embryonic: 2, evicted: 3, refused: 4, refused_seconds_ago: None },
         fragments: PortFragments { datagrams: 5, held: 6, refused: 7, ..PortFragments::default() },
         errors: PortErrors { sent: 8, refused: 9, refused_seconds_ago: None },
+        neighbours: PortNeighbours { wanted: 10, refused: 11, refused_seconds_ago: None },
     }
 }
 
@@ -151,6 +153,8 @@ fn the_exposition_holds_every_counter_and_no_leftovers() {
         "podgate_port_fragments_refused_total{interface=\"va\",pod=\"shop/a\"} 7",
         "podgate_port_errors_total{interface=\"va\",pod=\"shop/a\"} 8",
         "podgate_port_errors_refused_total{interface=\"va\",pod=\"shop/a\"} 9",
+        "podgate_port_neighbours_wanted{interface=\"va\",pod=\"shop/a\"} 10",
+        "podgate_port_neighbours_refused_total{interface=\"va\",pod=\"shop/a\"} 11",
         "podgate_lost_drop_records_total 2",
         "podgate_generation_in_force 2",
         "podgate_source_bad_files{source=\"manifests\"} 1",
