@@ -1,5 +1,5 @@
 //! Ports with several queues, on real packets: an uplink whose queues both workers serve, and queues, MTU and MAC addresses
-//! that change while traffic runs.
+//! that change while traffic runs; and neighbours on the uplink that have to be found.
 //!
 //! The node's kernel is given every chance to forward by itself: it may, and it knows the way to the pod that policy shuts
 //! off. So a packet that got around the gateway would arrive, and the last test step shows that it would.
@@ -22,6 +22,9 @@ use podgate_tests::harness::{namespace, pod, podgate};
 use podgate_tests::netns::{Nest, run, skipped, try_run};
 
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// Networks behind the uplink, and an address there whose MAC address nobody has told.
+const DIRECT: &str = "198.51.100.0/22";
+const UNTOLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
 const PODS: [(&str, Ipv4Addr); 3] = [
     ("a", Ipv4Addr::new(10, 244, 0, 1)),
     ("b", Ipv4Addr::new(10, 244, 0, 2)),
@@ -122,7 +125,7 @@ impl Node {
             "--set=ring_size=512",
             &format!("--set=frames={}", self.frames),
         ]);
-        command.args(["--set=uplinks=up0", &format!("--set=direct={OUTSIDE}/32")]);
+        command.args(["--set=uplinks=up0", &format!("--set=direct={DIRECT}")]);
         command.args([set("socket", "socket"), set("ports_file", "ports.json"), set("bpffs", "bpf")]);
         command.arg("-f").arg(self.path("pods.yaml"));
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
@@ -511,4 +514,46 @@ fn a_pods_mtu_and_mac_address_are_followed() {
         run(&format!("ip -n {} route flush cache", node.outside));
         ping(3000)
     });
+}
+
+/// A pod tries every address of a network. It is told from others by the status, which find their neighbours meanwhile, and
+/// what it wanted is forgotten.
+#[test]
+fn neighbours_are_found_beside_a_scan() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new();
+    run(&format!("ip -n {} addr add {UNTOLD}/32 dev eth0", node.outside));
+    let scanner = socket_in(&node.nest, &node.pods[0], 0);
+    let scan = || {
+        for number in 1..1000_u32 {
+            let address = Ipv4Addr::from_bits(OUTSIDE.to_bits() + 1 + number);
+            let _ = scanner.send_to(b"anybody?", (address, SINK));
+            if number.is_multiple_of(16) {
+                // The workers tell of so many wanted neighbours at a time.
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    };
+    node.wait("the scan meets the limit", |node| {
+        scan();
+        node.port("va").neighbours.refused > 0
+    });
+    let named = |status: &Status| {
+        let mut of = status.problems.iter().filter(|problem| problem.subject == "neighbours");
+        of.any(|problem| problem.message.starts_with("shop/a has sent to "))
+    };
+    assert!(named(&node.status()), "{:?}", node.status().problems);
+    let ping = format!("ip netns exec {} ping -c 1 -W 1 {UNTOLD}", node.pods[1]);
+    node.wait("another pod finds its neighbour", |_| try_run(&ping).status.success());
+    assert_eq!(node.port("vb").neighbours.refused, 0);
+    // Each is looked for ten seconds and more.
+    let end = Instant::now() + Duration::from_secs(60);
+    while node.port("va").neighbours.wanted > 0 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(node.port("va").neighbours.wanted, 0, "what nobody has found is forgotten");
+    let listed = run(&format!("ip -n {} neigh show dev up0", node.gateway));
+    assert!(listed.lines().count() < 10 && listed.contains(&UNTOLD.to_string()), "{listed}");
 }
