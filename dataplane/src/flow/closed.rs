@@ -79,10 +79,10 @@ pub struct ClosedFlow {
 
 /// The connections of one table that ended last.
 pub struct ClosedFlows {
-    /// Those that were answered, and those that were cut.
+    /// Those that were established, and those that were cut.
     telling: Ring,
     /// All others.
-    unanswered: Ring,
+    embryonic: Ring,
 }
 
 struct Ring {
@@ -93,19 +93,19 @@ struct Ring {
 }
 
 impl ClosedFlows {
-    /// The share of those that nobody answered.
-    const UNANSWERED: usize = 8;
+    /// The share of those that were not established.
+    const EMBRYONIC: usize = 8;
 
     /// Room for so many. All memory is allocated, and touched, here.
     pub(super) fn new(capacity: usize) -> Self {
-        let unanswered = capacity / Self::UNANSWERED;
-        Self { telling: Ring::new(capacity - unanswered), unanswered: Ring::new(unanswered) }
+        let embryonic = capacity / Self::EMBRYONIC;
+        Self { telling: Ring::new(capacity - embryonic), embryonic: Ring::new(embryonic) }
     }
 
     /// Remembers a connection. `hash` is that of its key.
     pub(super) fn push(&mut self, hash: u64, flow: &Flow, end: End, now: Instant64) {
         let is_telling = flow.class() != Class::Embryonic || matches!(end, End::Cut(_));
-        let ring = if is_telling { &mut self.telling } else { &mut self.unanswered };
+        let ring = if is_telling { &mut self.telling } else { &mut self.embryonic };
         ring.push(hash, || ClosedFlow { key: flow.key, facts: flow.facts(), ended: now, end });
     }
 
@@ -116,7 +116,7 @@ impl ClosedFlows {
         key: &'a FlowKey,
         most: usize,
     ) -> impl Iterator<Item = &'a ClosedFlow> {
-        self.telling.find(hash, key).take(most).chain(self.unanswered.find(hash, key).take(most))
+        self.telling.find(hash, key).take(most).chain(self.embryonic.find(hash, key).take(most))
     }
 }
 

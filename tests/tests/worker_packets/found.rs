@@ -292,6 +292,7 @@ fn no_answer_grows_beyond_bounds_and_no_history_is_none() {
         for _ in 0..40 {
             case.opens(HOST, &there.udp(123, 123, b"time?"), case.b);
             case.passes(case.b, &back.udp(123, 123, b"late"), HOST);
+            case.passes(HOST, &there.udp(123, 123, b"how late?"), case.b);
             case.time_passes(Duration::from_secs(121), 1);
         }
         let found = case.rig.find_flows(&tuple(&there, 123, 123, UDP));
