@@ -309,7 +309,7 @@ pub static TABLE: &[Setting] = &[
         "a number from 0 to 1048576",
         0,
         1 << 20,
-        "Connections that are over that each worker remembers, about 200 bytes each, for `podgate explain --sport`: an eighth of them such that nobody answered, so that a flood does not wash out the others"
+        "Connections that are over that each worker remembers, about 200 bytes each, for `podgate explain --sport`: an eighth of them such that were not established, so that a flood does not wash out the others"
     ),
     silence!(tcp_timeout_syn_sent, "TCP: a SYN was seen"),
     silence!(tcp_timeout_syn_recv, "TCP: it was answered"),

@@ -109,7 +109,7 @@ fn flow_messages(port: &PortStatus, half: u64) -> Vec<String> {
     let mut messages = Vec::new();
     if flows.embryonic >= half {
         messages.push(format!(
-            "{whose} has {} connections that nobody has answered: a flood? Its oldest ones make room for new ones",
+            "{whose} has {} connections that are not established: a flood? Its oldest ones make room for new ones",
             flows.embryonic
         ));
     }

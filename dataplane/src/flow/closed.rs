@@ -4,7 +4,7 @@
 //! the oldest. It is written when an entry ends, which costs the packet path the copy of a record, and read between two turns,
 //! when somebody asks: a scan of the hashes, 8 bytes a record, which for the default size is 128 KiB and some ten microseconds.
 //!
-//! What is guaranteed: a flood does not wash out what is worth knowing. A connection that nobody answered is remembered in a
+//! What is guaranteed: a flood does not wash out what is worth knowing. A connection that was not established is remembered in a
 //! share of its own, an eighth of all; whoever asks why a SYN was never answered finds it there while there is no flood. All
 //! others have had an answer, or policy has cut them.
 //!
