@@ -4,7 +4,8 @@
 //! is answered from the objects that they were made of. [`Live::settle`] gives the tables to publish, or fails and changes
 //! nothing that is published.
 //!
-//! A compiler that failed is asked about its tables as long as workers judge by them.
+//! A compiler that failed is asked about its tables as long as workers judge by them. It is told nothing more: each
+//! [`Live::settle`] tries a new one, which is told everything.
 
 use std::collections::BTreeMap;
 
@@ -73,13 +74,20 @@ impl Live {
         self.rebuilt
     }
 
+    /// Who is told of changes, if anybody is.
+    fn told(&mut self) -> Option<&mut Compiler> {
+        self.compiler.failed().is_none().then_some(&mut self.compiler)
+    }
+
     /// A namespace is there, or gone.
     pub fn set_namespace(&mut self, name: &NamespaceName, namespace: Option<&Namespace>) {
         match namespace {
             Some(namespace) => drop(self.cluster.namespaces.insert(name.clone(), namespace.clone())),
             None => drop(self.cluster.namespaces.remove(name)),
         }
-        self.compiler.set_namespace(name, namespace);
+        if let Some(compiler) = self.told() {
+            compiler.set_namespace(name, namespace);
+        }
     }
 
     /// A node is there, or gone. Policy does not depend on it.
@@ -95,33 +103,43 @@ impl Live {
         match policy {
             Some(policy) => {
                 self.cluster.policies.insert(name.clone(), policy.clone());
-                self.compiler.set_policy(policy.clone().into());
+                if let Some(compiler) = self.told() {
+                    compiler.set_policy(policy.clone().into());
+                }
             }
             None => {
                 self.cluster.policies.remove(name);
-                self.compiler.remove_policy(name);
+                self.before.iter_mut().for_each(|(before, _)| before.forget_hits(name));
+                if let Some(compiler) = self.told() {
+                    compiler.remove_policy(name);
+                }
             }
         }
     }
 
     /// A pod is there. `judged`: its own directions are judged here.
     pub fn set_pod(&mut self, pod: Pod, judged: bool, delivery: Delivery) {
-        self.compiler.set_pod(&pod, judged, delivery);
+        if let Some(compiler) = self.told() {
+            compiler.set_pod(&pod, judged, delivery);
+        }
         self.served.insert(pod.name.clone(), (judged, delivery));
         self.cluster.pods.insert(pod.name.clone(), pod);
     }
 
     /// A pod is delivered otherwise.
     pub fn set_delivery(&mut self, name: &ObjectName, delivery: Delivery) {
-        if let Some((_, known)) = self.served.get_mut(name) {
-            *known = delivery;
-            self.compiler.set_delivery(name, delivery);
+        let Some((_, known)) = self.served.get_mut(name) else { return };
+        *known = delivery;
+        if let Some(compiler) = self.told() {
+            compiler.set_delivery(name, delivery);
         }
     }
 
     /// A pod is gone.
     pub fn remove_pod(&mut self, name: &ObjectName) {
-        self.compiler.remove_pod(name);
+        if let Some(compiler) = self.told() {
+            compiler.remove_pod(name);
+        }
         self.served.remove(name);
         self.cluster.pods.remove(name);
     }
@@ -210,3 +228,6 @@ impl Live {
         self.then(generation).admitting_then(program, interval, peer, generation)
     }
 }
+
+#[cfg(test)]
+mod tests;

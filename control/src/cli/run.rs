@@ -122,6 +122,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
             rows: settings.limit_rows,
             program_words: settings.limit_program_words,
             range_boundaries: settings.limit_range_boundaries,
+            ..Limits::default()
         },
         open_on_exit: settings.on_exit == OnExit::Open,
     };

@@ -19,7 +19,8 @@
 //! - Tables that were given away stay good until [`reclaim`](Compiler::reclaim) says that no worker has them: what they
 //!   refer to is neither changed nor used again before.
 //! - When a limit is reached there are no new tables, and the compiler is of no use any more but for questions about the
-//!   tables that it gave before: whoever has it tells a new one everything.
+//!   tables that it gave before: whoever has it tells a new one everything. Those tables may be published again and again
+//!   meanwhile, so nothing that they refer to is given up any more.
 //!
 //! The meaning is the NetworkPolicy API's, literally; `tests/` holds an oracle that quotes it sentence by sentence
 //! and is compared with this on generated clusters and histories. What the API leaves open is decided like this: a rule
@@ -43,7 +44,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podgate_config::model::{Cluster, NamespaceName, NodeName, ObjectName, Pod};
-use podgate_dataplane::policy::{Delivery, HashSeed, PolicyTables, TablesWriter, WriteError};
+use podgate_dataplane::policy::{Delivery, Direction, HashSeed, PolicyTables, TablesWriter, WriteError};
 
 use labels::Dictionary;
 use lists::{Map, Slab};
@@ -91,6 +92,9 @@ pub struct Limits {
     pub program_words: usize,
     /// Boundaries of all ipBlock ranges.
     pub range_boundaries: usize,
+    /// Programs, and classes, that may stay although nobody has them, in case they come back; an eighth of all may in any case.
+    /// They count as what there is. Unlike the others this is no error to exceed: they go when no worker needs them.
+    pub idle: usize,
 }
 
 impl Default for Limits {
@@ -101,6 +105,7 @@ impl Default for Limits {
             rows: 1 << 17,
             program_words: 1 << 25,
             range_boundaries: 1 << 22,
+            idle: 256,
         }
     }
 }
@@ -318,6 +323,10 @@ impl Compiler {
             self.oldest = generation;
         }
         self.published = generation;
+        if self.failed.is_some() {
+            // Not even these tables hold what came last.
+            return;
+        }
         for policy in std::mem::take(&mut self.unpublished) {
             if let Some(policy) = self.policies.get_mut(policy) {
                 policy.since.get_or_insert(generation);
@@ -329,12 +338,16 @@ impl Compiler {
     /// a time; a part stays, for it often comes back. Says whether there is more to do.
     pub fn reclaim(&mut self, oldest: u64, most: usize) -> bool {
         self.oldest = oldest;
-        let (programs, atoms) = (self.programs.by_number.len() / 8, self.terms.atoms() / 8);
+        if self.failed.is_some() {
+            return false;
+        }
+        let programs = self.limits.idle.max(self.programs.by_number.len() / 8);
+        let atoms = self.limits.idle.max(self.terms.atoms() / 8);
         let mut done = 0;
-        while done < most && self.reap_program(programs.max(KEPT)) {
+        while done < most && self.reap_program(programs) {
             done += 1;
         }
-        while done < most && self.terms.reap(oldest, atoms.max(KEPT), &mut self.writer) {
+        while done < most && self.terms.reap(oldest, atoms, &mut self.writer) {
             done += 1;
         }
         done == most
@@ -344,6 +357,8 @@ impl Compiler {
     pub fn succeed(&mut self, other: &Self, published: u64) {
         self.published = published;
         self.oldest = published;
+        // Before, its programs' numbers were the other's.
+        self.programs.by_number.values_mut().for_each(|program| program.since = published + 1);
         for (_, policy) in self.policies.iter_mut() {
             let before =
                 other.policy_numbers.get(&policy.object.name).and_then(|number| other.policies.get(*number));
@@ -361,6 +376,13 @@ impl Compiler {
                 total.denied += hits.denied;
             }
         }
+    }
+
+    /// A policy is gone from the tables of another compiler, which took this one's place.
+    pub fn forget_hits(&mut self, policy: &ObjectName) {
+        self.policy_numbers.remove(policy);
+        self.folded.remove(&(policy.clone(), Direction::Ingress));
+        self.folded.remove(&(policy.clone(), Direction::Egress));
     }
 
     /// How many atoms there are, idle ones included.
@@ -382,15 +404,14 @@ impl Compiler {
     }
 }
 
-/// Idle programs and atoms that are kept, at least, in case they come back.
-const KEPT: usize = 256;
-
 /// A fresh key: outside addresses are looked up in the same tables, and their senders choose them.
 fn hash_seed() -> HashSeed {
     let random = RandomState::new();
     HashSeed::new(random.hash_one(0), random.hash_one(1))
 }
 
+#[cfg(test)]
+mod following;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

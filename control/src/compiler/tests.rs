@@ -509,7 +509,7 @@ fn limits_fail_the_compilation() {
         Some(vec![rule(&["TCP/1"], &[own("pod=b"), block("10.0.0.0/8", &[])])]),
         None,
     );
-    let limits = Limits { pods: 4, atoms: 2, rows: 1, program_words: 32, range_boundaries: 2 };
+    let limits = Limits { pods: 4, atoms: 2, rows: 1, program_words: 32, range_boundaries: 2, idle: 0 };
     assert!(compile(&world.0, Scope::AllPods, &limits).is_ok());
     for (broken, what) in [
         (Limits { pods: 3, ..limits.clone() }, "pods"),

@@ -99,18 +99,20 @@ impl Programs {
             .collect()
     }
 
-    /// The interval of `program` that holds `key`, and its row. `None` if there is no such program.
+    /// The interval of `program` that holds `key`, and its row. `None` if there is no such program: no other line begins with a
+    /// number of lines that its page has.
     #[inline]
     pub(super) fn find(&self, program: u32, key: u32) -> Option<(u32, RowRef)> {
         let key = key.cast_signed();
         let (page, line) = place(program);
         let block = self.pages.get(page)?.get(line..)?;
-        let width = (NEVER - block.first()?.0[0]) as usize;
+        let width = NEVER.wrapping_sub(block.first()?.0[0]) as usize;
         let starts = block.get(..width)?;
-        let interval = if width <= COUNTED_LINES {
+        let interval = if (1..=COUNTED_LINES).contains(&width) {
             starts.iter().map(|line| line.count_up_to(key)).sum()
         } else {
-            // The first word of the first line is no start, so that line is taken as never above the key.
+            // The first word of the first line is no start, so that line is taken as never above the key. There is none if
+            // this is no program but a line that was filled up.
             let rest = starts.get(1..)?;
             let line = rest.partition_point(|line| line.0[0] <= key);
             let before = if line == 0 { 0 } else { line * LINE - 1 };
@@ -266,6 +268,22 @@ mod tests {
             }
         }
         assert!(arena.find(super::super::PROGRAM_CLOSED, 0).is_none());
+    }
+
+    #[test]
+    fn places_that_no_program_has_admit_nobody() {
+        let mut arena = ProgramArena::default();
+        let all: Vec<u32> =
+            [1, 40, 90].iter().map(|&count| arena.add(&starts(count), |_, _| {}).unwrap()).collect();
+        for number in (0..3 << PAGE_BITS).filter(|number| !all.contains(number)) {
+            for key in [0, 1, 80, KEY_END - 1] {
+                assert_eq!(arena.programs.find(number, key), None, "{number}");
+            }
+        }
+    }
+
+    fn starts(count: u32) -> Vec<(u32, RowRef)> {
+        (0..count).map(|i| (i * 3, RowRef::EVERYBODY)).collect()
     }
 
     /// Blocks and pages are used again, and a copy of the arena keeps the programs that it was made with.
