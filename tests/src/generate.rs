@@ -317,7 +317,7 @@ pub fn change(c: &mut Choices, cluster: &mut Cluster) -> String {
     let some_policy = (!cluster.policies.is_empty())
         .then(|| cluster.policies.keys().nth(c.below(cluster.policies.len())).cloned())
         .flatten();
-    match (c.below(10), some_pod, some_policy) {
+    match (c.below(11), some_pod, some_policy) {
         (0 | 1, Some(name), _) => {
             let labels = labels(c);
             if let Some(pod) = cluster.pods.get_mut(&name) {
@@ -341,6 +341,13 @@ pub fn change(c: &mut Choices, cluster: &mut Cluster) -> String {
             pod.addresses = addresses(c);
             insert_pod(c, cluster, pod);
             format!("readdress pod {name}")
+        }
+        (10, Some(name), _) => {
+            let ports = pod(c).ports;
+            if let Some(pod) = cluster.pods.get_mut(&name) {
+                pod.ports = ports;
+            }
+            format!("other ports of pod {name}")
         }
         (5, _, Some(name)) => {
             cluster.policies.remove(&name);

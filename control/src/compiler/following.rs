@@ -3,7 +3,7 @@
 
 use podgate_dataplane::policy::{Delivery, PolicyPeer, PolicyTables};
 
-use super::world::{World, object, own, rule};
+use super::world::{World, across, block, object, own, rule};
 use super::{Compiler, Limits};
 
 /// A compiler, and the generation that it is at.
@@ -32,9 +32,9 @@ impl Followed {
     /// Keeps nothing that no generation from `oldest` on needs.
     fn give_up(&mut self, oldest: u64) {
         self.compiler.oldest = oldest;
-        while self.compiler.reap_program(0)
-            || self.compiler.terms.reap(oldest, 0, &mut self.compiler.writer)
-        {}
+        while self.compiler.reap_program(0) || self.compiler.terms.reap(oldest, 0, &mut self.compiler.writer)
+        {
+        }
     }
 }
 
@@ -103,7 +103,8 @@ fn an_atom_that_is_taken_up_again_is_in_use() {
 #[test]
 fn a_row_is_what_it_was_for_all_who_judge_by_it() {
     let pods = |world| peer(peer(peer(world, 2, "pod=a"), 3, "pod=b"), 4, "pod=c");
-    let edited = |of: &str| pods(world().policy("x/s", "is=subject", Some(vec![rule(&[], &[own(of)])]), None));
+    let edited =
+        |of: &str| pods(world().policy("x/s", "is=subject", Some(vec![rule(&[], &[own(of)])]), None));
     let (mut followed, first) = Followed::new(&pods(world()));
     let second = followed.tell(&edited("pod=b"));
     followed.give_up(1);
@@ -135,4 +136,64 @@ fn a_program_that_is_taken_up_again_is_in_use() {
         let program = tables.lookup([10, 0, 0, n].into()).unwrap().1.ingress_program;
         assert_eq!(followed.compiler.isolating(program), [name]);
     }
+}
+
+/// Whether `from` may open TCP to `to`: both ends judged.
+fn passes(tables: &PolicyTables, from: &str, to: &str, port: u16) -> bool {
+    let end = |text: &str| {
+        let address = text.parse().unwrap();
+        PolicyPeer { address, pod: tables.lookup(address).map(|(_, slot)| slot) }
+    };
+    let (from, to) = (end(from), end(to));
+    from.pod.is_none_or(|pod| tables.egress(pod, to, 6, port).allowed())
+        && to.pod.is_none_or(|pod| tables.ingress(pod, from, 6, port).allowed())
+}
+
+#[test]
+fn a_new_port_name_finds_who_declares_it() {
+    let pods = World::default().pod("x/s", "is=subject", &["10.0.0.1"], &[]);
+    let pods = pods.pod("x/80", "pod=a", &["10.0.0.2"], &["http=TCP/80"]);
+    let pods = pods.pod("x/81", "pod=a", &["10.0.0.3"], &["http=TCP/81"]);
+    let cases = [
+        vec![],
+        vec![own("pod=a")],
+        vec![across("", "pod")],
+        vec![across("", "!none")],
+        vec![block("10.0.0.0/24", &[])],
+    ];
+    for peers in cases {
+        let (mut followed, before) = Followed::new(&pods);
+        assert!(passes(&before, "10.0.0.1", "10.0.0.2", 81));
+        let rules = vec![rule(&["TCP/http"], &peers)];
+        let tables = followed.tell(&pods.clone().policy("x/s", "is=subject", None, Some(rules)));
+        for (to, port) in [("10.0.0.2", 80), ("10.0.0.3", 81)] {
+            assert!(passes(&tables, "10.0.0.1", to, port), "{to}:{port} of {peers:?}");
+            assert!(!passes(&tables, "10.0.0.1", to, 161 - port), "{to}, not {port} of {peers:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pod_with_other_ports_has_other_programs() {
+    let declares = |port: &str| {
+        let world = World::default().pod("x/s", "is=subject", &["10.0.0.1"], &[port]);
+        world.policy("x/s", "is=subject", Some(vec![rule(&["TCP/http"], &[])]), None)
+    };
+    let (mut followed, before) = Followed::new(&declares("http=TCP/80"));
+    let after = followed.tell(&declares("http=TCP/81"));
+    let none = followed.tell(&declares("dns=TCP/81"));
+    let ports = |tables: &PolicyTables| [80, 81].map(|port| passes(tables, "192.0.2.1", "10.0.0.1", port));
+    assert_eq!([&before, &after, &none].map(ports), [[true, false], [false, true], [false, false]]);
+}
+
+#[test]
+fn ranges_find_pods_that_come_where_there_were_none() {
+    let peers = [block("10.9.0.0/16", &["10.9.8.0/24"]), block("fd09::/32", &[])];
+    let world = World::default().pod("x/s", "is=subject", &["10.0.0.1", "fd00::1"], &[]);
+    let world = world.policy("x/s", "is=subject", Some(vec![rule(&[], &peers)]), None);
+    let (mut followed, _) = Followed::new(&world);
+    let world = world.pod("x/2", "", &["10.9.0.1", "fd09::1"], &[]).pod("x/3", "", &["10.9.8.1"], &[]);
+    let tables = followed.tell(&world);
+    assert!(passes(&tables, "10.9.0.1", "10.0.0.1", 80) && passes(&tables, "fd09::1", "fd00::1", 80));
+    assert!(!passes(&tables, "10.9.8.1", "10.0.0.1", 80));
 }

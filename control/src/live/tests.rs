@@ -28,7 +28,8 @@ fn at(identity: u32) -> Delivery {
 
 /// x/a is judged here, x/b is not.
 fn set_pods(live: &mut Live) {
-    let world = World::default().pod("x/a", "pod=a", &["10.0.0.1"], &[]).pod("x/b", "pod=b", &["10.0.0.2"], &[]);
+    let world =
+        World::default().pod("x/a", "pod=a", &["10.0.0.1"], &[]).pod("x/b", "pod=b", &["10.0.0.2"], &[]);
     for (identity, pod) in (1..).zip(world.0.pods.into_values()) {
         live.set_pod(pod, identity == 1, at(identity));
     }
