@@ -5,9 +5,12 @@
 #   tests/mutants/run.sh             all
 #   tests/mutants/run.sh d21 f       those whose names begin so
 #
+# Groups: a to f are sections of the semantics, i what goes wrong only when tables follow changes, t the tables and explain.
+#
 # Works on a copy with a build folder of its own (both under the target folder), so the source and its build are never
 # touched, whatever interrupts it; outside packages that are built already are taken over. A patch begins with what
-# is wrong and a line `Found by: TEST FILTER`: the integration test and the name within it.
+# is wrong and a line `Found by: TEST NAME`: a crate (control, dataplane) for its unit tests, or else an integration test,
+# and the name of the test in it.
 set -eu
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
@@ -30,7 +33,10 @@ if [ ! -d "$work/build" ] && [ -d "$target/debug/deps" ]; then
     for part in deps build .fingerprint; do cp -a "$target/debug/$part" "$work/build/debug/"; done
 fi
 cd "$copy"
-export CARGO_TARGET_DIR="$work/build" PODGATE_WORLDS="${PODGATE_WORLDS:-1500}" CARGO_TERM_COLOR=never
+export CARGO_TARGET_DIR="$work/build" CARGO_TERM_COLOR=never
+worlds=${PODGATE_WORLDS:-500}
+# Every mutant is built anew: what is quickly built is quickly found, though the tests are slower.
+export CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_OPT_LEVEL=0 PODGATE_CHANGES="${PODGATE_CHANGES:-20000}"
 log=$work/log
 
 chosen=$(for patch in tests/mutants/*.patch; do
@@ -41,28 +47,38 @@ done | sort -u)
 [ -n "$chosen" ] || { echo "mutants: none begins so: $*" >&2; exit 2; }
 count=$(echo "$chosen" | wc -l)
 found_by() { sed -n 's/^Found by: //p' "tests/mutants/$1.patch"; }
-run() { # TEST FILTER
-    timeout 180 cargo test --quiet --package podgate-tests --test "$1" -- --exact "$2" >"$log" 2>&1
+target_of() { # TEST
+    case $1 in
+    control | dataplane) echo "--package podgate-$1 --lib" ;;
+    *) echo "--package podgate-tests --test $1" ;;
+    esac
+}
+run() { # TEST NAME
+    # A crowd is as much work as a hundred other clusters.
+    case $2 in *crowd) unset PODGATE_WORLDS ;; *) export PODGATE_WORLDS="$worlds" ;; esac
+    timeout 300 cargo test --quiet $(target_of "$1") -- --exact "$2" >"$log" 2>&1
 }
 
 echo "mutants: $count patches; first the tests that must find them, as the source is"
 for name in $chosen; do found_by "$name"; done | sort -u >"$work/tests"
-while read -r test filter; do
+while read -r test name; do
     # Building may take its time, a test may not.
-    cargo test --quiet --package podgate-tests --test "$test" --no-run </dev/null
-    run "$test" "$filter" </dev/null || { tail -30 "$log"; echo "mutants: $test $filter fails without any patch"; exit 1; }
+    cargo test --quiet $(target_of "$test") --no-run </dev/null
+    run "$test" "$name" </dev/null || { tail -30 "$log"; echo "mutants: $test $name fails without any patch"; exit 1; }
+    # A name that no test has finds nothing.
+    grep -q '^running 1 test' "$log" || { echo "mutants: there is no test $test $name"; exit 1; }
 done <"$work/tests"
 
 failed=0
 for name in $chosen; do
-    # The names of a test and of a filter hold no blanks.
+    # Neither of the two holds blanks.
     set -- $(found_by "$name")
     file=tests/mutants/$name.patch
     if ! patch --quiet --strip=1 --fuzz=0 --dry-run <"$file" >"$log" 2>&1; then
         echo "STALE     $name: does not apply any more"; failed=1; continue
     fi
     patch --quiet --strip=1 --fuzz=0 <"$file"
-    if ! cargo test --quiet --package podgate-tests --test "$1" --no-run >"$log" 2>&1; then
+    if ! cargo test --quiet $(target_of "$1") --no-run >"$log" 2>&1; then
         grep -m3 '^error' "$log" || true
         echo "STALE     $name: does not compile any more"; failed=1
     elif run "$1" "$2"; then
