@@ -137,15 +137,19 @@ impl Connections {
             assert_eq!(outcome.opened, 0, "an open connection was replaced: {}", context());
         }
 
+        let is_full = world.was_late()
+            || flows_before >= world.settings().flows as u64
+            || self.payers(world, |_| true, &packet.tuple) >= world.settings().quota();
+        if opens && is_full {
+            // Open connections of pods that are gone may have made room.
+            for flow in self.all.values_mut() {
+                if flow.identities != identities(world, &flow.original) {
+                    flow.lives_until = 0;
+                }
+            }
+        }
         if outcome.evicted > 0 {
-            let payer = self.payers(world, |_| true, &packet.tuple);
-            assert!(
-                world.was_late()
-                    || flows_before >= world.settings().flows as u64
-                    || payer >= world.settings().quota(),
-                "evicted with room left: {}",
-                context()
-            );
+            assert!(is_full, "evicted with room left: {}", context());
             for flow in self.all.values_mut() {
                 if !flow.talk.is_open() {
                     flow.lives_until = 0;
