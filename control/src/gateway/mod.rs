@@ -197,7 +197,7 @@ impl Gateway {
 
     /// Compiles if need be, and publishes if that makes a difference.
     async fn publish(&mut self) {
-        let state = self.source.borrow_and_update().clone();
+        let state = self.newest_of_sources();
         let pods = self.ports.pods();
         if std::mem::take(&mut self.recompile) {
             let (options, metrics, kernel) = (&self.options, &self.metrics, &self.kernel);
@@ -239,6 +239,16 @@ impl Gateway {
         for waiting in &mut self.waiting {
             waiting.generation.get_or_insert(generation);
         }
+    }
+
+    /// What the sources say now. It counts whatever this was asked for: nobody tells of it again.
+    fn newest_of_sources(&mut self) -> SourceState {
+        let state = self.source.borrow_and_update();
+        if state.has_changed() {
+            self.recompile = true;
+            self.review.wanted = true;
+        }
+        state.clone()
     }
 
     /// Takes back what no worker uses any more.
