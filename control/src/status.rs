@@ -4,6 +4,7 @@
 //! begins with what is wrong, because that is why somebody looks.
 
 mod limits;
+mod policies;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{Console, Table, Tone};
 
 pub use limits::{PortErrors, PortFlows, PortFragments, PortNeighbours};
+pub use policies::{Decisions, PoliciesStatus, PolicyStanding, Standing};
 
 /// Problems that the text form shows; errors come first.
 const PROBLEMS_SHOWN: usize = 20;

@@ -6,6 +6,7 @@
 //! objects are others than before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use podgate_config::manifest::{self, Finding, Object, ObjectValue, Severity};
@@ -198,6 +199,12 @@ impl Store {
     pub fn get(&self, key: &Key) -> Option<&ObjectValue> {
         let (id, place) = self.places.get(key)?.first()?;
         self.files.get(id)?.get(*place).map(|object| &object.value)
+    }
+
+    /// The file that the object of this name stands in.
+    #[must_use]
+    pub fn file(&self, key: &Key) -> Option<&Path> {
+        self.places.get(key)?.first().map(|(id, _)| id.path.as_path())
     }
 
     /// The pod of this name.

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use podgate_control::netlink::Namespace;
-use podgate_control::status::{PortState, Status};
+use podgate_control::status::{PoliciesStatus, PolicyStanding, PortState, Standing, Status};
 
 const PODS: &str = "\
 apiVersion: v1
@@ -221,6 +221,14 @@ impl Drop for Node {
     }
 }
 
+/// How the policy of [`policy`] is; `None` if it is not known.
+fn standing(node: &Node) -> Option<PolicyStanding> {
+    let output = node.ask(&["status", "policies", "-o", "json"]);
+    let status: PoliciesStatus = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(if status.all_in_force() { 0 } else { 1 }));
+    status.policies.into_iter().find(|policy| policy.policy == "shop/b")
+}
+
 fn ready(node: &Node) -> bool {
     let status = node.status();
     status.ready && status.generation_in_force == status.generation_published
@@ -275,6 +283,59 @@ fn policy_is_enforced_and_follows_the_files() {
     assert_eq!(node.end("-TERM"), Some(0));
     assert!(!node.path("socket").exists());
     assert!(!node.log().contains("frames were lost"), "{}", node.log());
+}
+
+#[test]
+fn it_says_how_each_policy_is() {
+    let mut node = Node::new();
+    node.start();
+    node.add_port("a", "10.244.0.1");
+    node.add_port("b", "10.244.0.2");
+    node.wait("it is ready", ready);
+    assert_eq!(standing(&node), None);
+
+    // Never without error.
+    node.write("policy.yaml", &policy("{port: no}"));
+    node.wait("the error is told", |node| standing(node).is_some());
+    let never = standing(&node).unwrap();
+    assert_eq!((never.state, never.generation), (Standing::NotInForce, None), "{never:?}");
+    assert!(never.reason.unwrap().contains("policy.yaml:1: NetworkPolicy shop/b: "));
+
+    node.write("policy.yaml", &policy("{port: 80}"));
+    let in_force =
+        |node: &Node| standing(node).is_some_and(|policy| policy.state == Standing::InForce && ready(node));
+    node.wait("it is in force", in_force);
+    assert!(node.connects(80) && !node.connects(81), "{}", node.log());
+    let first = standing(&node).unwrap();
+    assert_eq!((first.pods_here, first.pods, first.reason), (1, 1, None));
+    let since = first.generation.unwrap();
+    assert!(since <= node.status().generation_in_force && first.since_ms.is_some());
+    let hits = first.ingress.unwrap();
+    assert!(hits.allowed >= 1 && hits.denied >= 1 && first.egress.is_none(), "{hits:?}");
+    let text = String::from_utf8(node.ask(&["status", "policies"]).stdout).unwrap();
+    assert!(text.starts_with("Policies: 1 in force; generation published "), "{text}");
+    let row: Vec<&str> = text.lines().find(|line| line.starts_with("shop/b ")).unwrap().split("  ").collect();
+    assert_eq!(
+        (row[1].trim(), row.last().unwrap().trim()),
+        (since.to_string().as_str(), "in force"),
+        "{text}"
+    );
+
+    // Something else changes: it is in force since then all the same.
+    node.write("other.yaml", &policy("{port: 1}").replace("name: b", "name: other"));
+    node.wait("the other policy is in force", |node| node.status().policy.policies == 2 && ready(node));
+    assert_eq!(standing(&node).unwrap().generation, Some(since));
+
+    node.write("policy.yaml", "kind: [");
+    node.wait("the error is told", |node| standing(node).unwrap().state == Standing::Earlier);
+    let earlier = standing(&node).unwrap();
+    assert_eq!(earlier.generation, Some(since));
+    assert!(earlier.reason.unwrap().contains("its file is bad now: "));
+
+    node.write("policy.yaml", &policy("{port: 81}"));
+    node.wait("the change is in force", in_force);
+    assert!(standing(&node).unwrap().generation.unwrap() > since);
+    assert_eq!(node.end("-TERM"), Some(0));
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub struct RequestLine {
 pub enum Request {
     /// [`crate::status::Status`].
     Status,
+    /// [`crate::status::PoliciesStatus`].
+    StatusPolicies,
     /// Probes, as `podgate explain --probes` has them; answered with [`ProbeAnswers`].
     Probes {
         /// One JSON object a line.

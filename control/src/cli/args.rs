@@ -58,8 +58,13 @@ pub enum Command {
     #[command(after_help = "Example:\n  podgate matrix -f config/examples/shop --port 80")]
     Matrix(MatrixArgs),
     /// Say how the running gateway is
-    #[command(after_help = "Example:\n  podgate status --socket /run/podgate/lab.sock")]
-    Status(SocketArgs),
+    #[command(
+        after_help = "With `policies`: for each NetworkPolicy whether it is in force as its file says, since which \
+        generation, whom it selects and what it decided. Exit code 1 if one is not.\n\n\
+        Examples:\n  podgate status --socket /run/podgate/lab.sock\n  \
+        podgate status policies --socket /run/podgate/lab.sock"
+    )]
+    Status(StatusArgs),
     /// Print dropped packets and the reason of each
     #[command(after_help = "Example:\n  podgate drops --follow --socket /run/podgate/lab.sock")]
     Drops(DropsArgs),
@@ -101,6 +106,24 @@ pub struct SocketArgs {
     /// The gateway's admin socket
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "PODGATE_SOCKET")]
     pub socket: PathBuf,
+}
+
+/// `podgate status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// One part of it alone, in detail
+    #[arg(value_enum)]
+    pub part: Option<StatusPart>,
+    /// The gateway.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// What `podgate status` may be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StatusPart {
+    /// Every NetworkPolicy: whether it is in force, since when, and what it decided
+    Policies,
 }
 
 /// Settings from a file, the environment (`PODGATE_SET_<KEY>`) and the command line.

@@ -20,7 +20,7 @@ use clap::Parser;
 pub use args::{
     Cli, Command, ConfigArgs, DEFAULT_SOCKET, DropsArgs, ExplainArgs, FilesArgs, LabCommand, LabDemoArgs,
     LabShape, LabSuperviseArgs, LabUpArgs, MatrixArgs, PortAddArgs, PortCommand, PortRemoveArgs, RunArgs,
-    SettingsArgs, SocketArgs, WorldArgs,
+    SettingsArgs, SocketArgs, StatusArgs, StatusPart, WorldArgs,
 };
 pub use console::{Console, Format, Outcome, Table, Tone};
 

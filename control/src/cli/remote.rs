@@ -4,15 +4,25 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::args::{DropsArgs, PortAddArgs, PortCommand, PortRemoveArgs, SocketArgs};
+use super::args::{DropsArgs, PortAddArgs, PortCommand, PortRemoveArgs, StatusArgs, StatusPart};
 use super::console::{Console, Outcome, Tone, time_of_day};
 use crate::admin::client::Client;
 use crate::admin::protocol::{DropLine, PortSpec, Request};
-use crate::status::{PortState, PortStatus, Status, print_ports};
+use crate::status::{PoliciesStatus, PortState, PortStatus, Status, print_ports};
 
-/// `podgate status`. A gateway that is not ready is bad news.
-pub fn status(args: &SocketArgs, console: &mut Console) -> anyhow::Result<Outcome> {
-    let status: Status = Client::connect(&args.socket)?.ask(Request::Status)?;
+/// `podgate status`. A gateway that is not ready is bad news, and so is a policy that is not in force as its file says.
+pub fn status(args: &StatusArgs, console: &mut Console) -> anyhow::Result<Outcome> {
+    let mut client = Client::connect(&args.socket.socket)?;
+    if args.part == Some(StatusPart::Policies) {
+        let status: PoliciesStatus = client.ask(Request::StatusPolicies)?;
+        if console.json() {
+            console.document(&status)?;
+        } else {
+            status.print(console)?;
+        }
+        return Ok(if status.all_in_force() { Outcome::Fine } else { Outcome::BadNews });
+    }
+    let status: Status = client.ask(Request::Status)?;
     if console.json() {
         console.document(&status)?;
     } else {

@@ -235,6 +235,13 @@ impl Compiler {
         totals
     }
 
+    /// The policies that select a pod.
+    pub fn selecting(&self, pod: &ObjectName) -> impl Iterator<Item = &ObjectName> {
+        let member = self.member_numbers.get(pod).and_then(|number| self.members.get(*number));
+        let policies = member.map_or(&[][..], |member| &member.policies);
+        policies.iter().filter_map(|policy| Some(&self.policies.get(*policy)?.object.name))
+    }
+
     /// How many pods a policy selects, and the first generation that held it as it is, if there was one.
     #[must_use]
     pub fn policy_state(&self, name: &ObjectName) -> Option<(u32, Option<u64>)> {

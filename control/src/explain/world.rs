@@ -180,6 +180,11 @@ impl World {
         self.judged = Some(pods);
     }
 
+    /// Which pods a gateway serves; none in a world of manifests.
+    pub fn served(&self) -> impl Iterator<Item = &ObjectName> {
+        self.judged.iter().flatten()
+    }
+
     /// A pod is there: see [`Live::set_pod`].
     pub fn set_pod(&mut self, pod: Pod, judged: bool, delivery: Delivery) {
         self.forget_host_pod(&pod.name);

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::admin::protocol::{DropLine, PortSpec, ProbeAnswers, Request};
 use crate::explain::{Asked, FlowAnswer, FlowExplanation, FlowQuery, IpProtocol, World, matrix, probes};
-use crate::status::{PortStatus, Status};
+use crate::status::{PoliciesStatus, PortStatus, Status};
 
 /// Drop lines kept for those who ask what was dropped lately.
 const RECENT_DROPS: usize = 256;
@@ -27,6 +27,8 @@ const DROPS_AHEAD: usize = 4096;
 pub enum Ask {
     /// How are you?
     Status(oneshot::Sender<Status>),
+    /// How is each policy?
+    Policies(oneshot::Sender<PoliciesStatus>),
     /// The exposition of all metrics.
     Metrics(oneshot::Sender<String>),
     /// The connections between these ends that are there or were of late.
@@ -115,6 +117,7 @@ impl GatewayHandle {
     pub async fn answer(&self, request: Request) -> Result<Value, String> {
         match request {
             Request::Status => json(self.status().await.ok_or_else(stopping)?),
+            Request::StatusPolicies => json(self.ask(Ask::Policies).await.ok_or_else(stopping)?),
             Request::PortList => json(self.status().await.ok_or_else(stopping)?.ports),
             Request::PortAdd(spec) => {
                 json(self.ask(|reply| Ask::PortAdd(spec, reply)).await.ok_or_else(stopping)??)

@@ -1,21 +1,40 @@
-//! Which generations somebody may still judge by.
+//! Which generations somebody may still judge by, and when those came that changed policies.
 //!
 //! A generation is in use until its snapshot came back from the workers. What only generations before the oldest one in use
-//! needed can be given up.
+//! needed can be given up. The times are for people: the oldest are forgotten.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Published generations, oldest first.
 #[derive(Debug, Default)]
 pub struct Generations {
     /// With whether its snapshot came back.
     known: VecDeque<(u64, bool)>,
+    /// Milliseconds since 1970, by generation.
+    times: BTreeMap<u64, u64>,
 }
+
+/// Generations whose times are remembered.
+const TIMES: usize = 65_536;
 
 impl Generations {
     /// One more, newer than all others.
     pub fn publish(&mut self, number: u64) {
         self.known.push_back((number, false));
+    }
+
+    /// Remembers when a generation was published: a moment in milliseconds since 1970.
+    pub fn remember(&mut self, number: u64, time_ms: u64) {
+        if self.times.len() == TIMES {
+            self.times.pop_first();
+        }
+        self.times.insert(number, time_ms);
+    }
+
+    /// When a generation was published, if that was remembered and is not too long ago.
+    #[must_use]
+    pub fn time_ms(&self, number: u64) -> Option<u64> {
+        self.times.get(&number).copied()
     }
 
     /// No worker judges by this generation any more.
@@ -49,5 +68,14 @@ mod tests {
         assert_eq!(generations.oldest(), Some(5));
         generations.reclaim(5);
         assert_eq!(generations.oldest(), Some(8));
+    }
+
+    #[test]
+    fn the_oldest_times_are_forgotten() {
+        let mut generations = Generations::default();
+        let many = TIMES as u64 + 2;
+        (1..=many).for_each(|number| generations.remember(number, number * 1000));
+        assert_eq!((generations.time_ms(2), generations.time_ms(3)), (None, Some(3000)));
+        assert_eq!(generations.time_ms(many), Some(many * 1000));
     }
 }

@@ -13,8 +13,7 @@
 //!
 //! [`resolve`](mod@resolve) says whose an address is, [`identity`] tells a pod from its successor, [`kernel`] follows what
 //! the node's kernel knows, [`ports`] what is wanted and open, `survey` what has changed about it, [`history`] which generations are in use, [`review`] what does not fit
-//! together, and
-//! [`handle`] is how others ask.
+//! together, [`standing`] how each policy is, and [`handle`] is how others ask.
 
 pub mod devices;
 pub mod drops;
@@ -32,6 +31,7 @@ pub mod report;
 pub mod resolve;
 mod review;
 pub mod snapshot;
+mod standing;
 mod survey;
 mod wiring;
 
@@ -398,6 +398,10 @@ impl Gateway {
         match ask {
             Ask::Status(reply) => {
                 let _ = reply.send(self.status());
+            }
+            Ask::Policies(reply) => {
+                // Everything is looked at: the other tasks of this thread go elsewhere meanwhile.
+                let _ = reply.send(tokio::task::block_in_place(|| self.policies()));
             }
             Ask::Metrics(reply) => {
                 let _ = reply.send(self.exposition());

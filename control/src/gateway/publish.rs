@@ -18,6 +18,7 @@ use podgate_dataplane::engine::{Engine, EngineError};
 use podgate_dataplane::packet::PortId;
 use podgate_dataplane::policy::{Delivery, PolicyTables};
 
+use super::drops::wall_clock_ms;
 use super::history::Generations;
 use super::identity::Identities;
 use super::options::Options;
@@ -65,8 +66,11 @@ pub struct Publisher {
     node: Vec<IpAddr>,
     /// Ports by pod, as the tables have them.
     delivered: BTreeMap<ObjectName, u16>,
-    /// Pods with ports and the addresses that the tables know them by.
-    compiled: BTreeMap<ObjectName, Vec<IpAddr>>,
+    /// Pods with ports, and the addresses and the number that the tables know them by.
+    compiled: BTreeMap<ObjectName, (Vec<IpAddr>, u32)>,
+    /// Policies that are others than in the generation that was published last, or gone, and since which generation what
+    /// they were before is in force.
+    unpublished: BTreeMap<ObjectName, Option<u64>>,
     tables: Option<PolicyTables>,
     /// The tables are not those of the last snapshot.
     fresh: bool,
@@ -95,6 +99,7 @@ impl Publisher {
             node: Vec::new(),
             delivered: BTreeMap::new(),
             compiled: BTreeMap::new(),
+            unpublished: BTreeMap::new(),
             tables: None,
             fresh: false,
             published: None,
@@ -112,6 +117,12 @@ impl Publisher {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Policies that are not in force as the sources have them, and since which generation what they were before is.
+    #[must_use]
+    pub fn unpublished(&self) -> &BTreeMap<ObjectName, Option<u64>> {
+        &self.unpublished
     }
 
     /// Takes the sources' objects over: [`compile`](Self::compile) tells the compiler.
@@ -141,6 +152,10 @@ impl Publisher {
         let mut world = write(&world);
         for key in changed {
             let value = store.get(&key);
+            if let Key::Policy(name) = &key {
+                let before = world.live().compiler().policy_state(name).and_then(|(_, since)| since);
+                self.unpublished.entry(name.clone()).or_insert(before);
+            }
             match (key, value) {
                 (Key::Pod(name), _) => drop(pods.insert(name)),
                 (Key::Namespace(name), Some(ObjectValue::Namespace(namespace))) => {
@@ -235,8 +250,12 @@ impl Publisher {
         published?;
         write(&self.world).live_mut().published(generation);
         self.generations.publish(generation);
-        if inputs.synced {
-            self.open_since.get_or_insert(generation);
+        let opens = inputs.synced && self.open_since.is_none();
+        if opens {
+            self.open_since = Some(generation);
+        }
+        if opens || !std::mem::take(&mut self.unpublished).is_empty() {
+            self.generations.remember(generation, wall_clock_ms(Duration::ZERO));
         }
         self.published = Some(inputs);
         self.fresh = false;

@@ -80,7 +80,7 @@ fn gateway(status: Status) -> GatewayHandle {
             match ask {
                 Ask::Status(reply) => drop(reply.send(status.clone())),
                 Ask::Metrics(reply) => drop(reply.send("podgate_up 1\n".to_owned())),
-                Ask::Flows(..) | Ask::PortAdd(..) | Ask::PortRemove(..) => {}
+                Ask::Policies(_) | Ask::Flows(..) | Ask::PortAdd(..) | Ask::PortRemove(..) => {}
             }
         }
     });
