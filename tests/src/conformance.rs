@@ -24,6 +24,9 @@ pub struct Case {
     /// The cases of a group follow one another as changes of one cluster.
     #[serde(default)]
     pub group: Option<String>,
+    /// Its place in the group.
+    #[serde(default)]
+    pub step: Option<u32>,
     /// Where the expectations come from.
     #[serde(default)]
     pub source: String,
@@ -196,23 +199,35 @@ impl Case {
     /// The case as manifests: one `kind: List` in JSON.
     #[must_use]
     pub fn manifests(&self) -> String {
-        let mut items: Vec<Value> = Vec::new();
+        list(&self.files().into_values().flatten().collect::<Vec<Value>>())
+    }
+
+    /// The case's objects in several files, as somebody would keep them: the cluster, the pods of each namespace, and
+    /// each policy. By name, without an ending.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<String, Vec<Value>> {
+        let mut files: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let cluster = files.entry("cluster".to_owned()).or_default();
         for (name, labels) in &self.namespaces {
-            items.push(json!({
+            cluster.push(json!({
                 "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
             }));
         }
         for node in &self.nodes {
             let addresses: Vec<Value> =
                 node.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
-            items.push(json!({
+            cluster.push(json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
                 "status": {"addresses": addresses},
             }));
         }
-        items.extend(self.current_pods().into_iter().map(CasePod::manifest));
-        items.extend(self.policies.iter().cloned());
-        json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+        for pod in self.current_pods() {
+            files.entry(format!("pods-{}", pod.ns)).or_default().push(pod.manifest());
+        }
+        for (number, policy) in self.policies.iter().enumerate() {
+            files.insert(format!("policy-{number}"), vec![policy.clone()]);
+        }
+        files
     }
 
     /// The probes as `explain --probes` reads them.
@@ -227,6 +242,12 @@ impl Case {
         });
         lines.collect()
     }
+}
+
+/// Manifests as one `kind: List` in JSON.
+#[must_use]
+pub fn list(items: &[Value]) -> String {
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
 impl CasePod {
