@@ -110,6 +110,20 @@ pub struct PolicyStatus {
     pub last_error: Option<String>,
     /// Replaced snapshots that a worker has not let go of yet.
     pub retired_snapshots: usize,
+    /// How much of each limit is used, as the settings name them.
+    #[serde(default)]
+    pub limits: Vec<LimitStatus>,
+}
+
+/// A limit of the settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// The setting without its `limit_`.
+    pub name: String,
+    /// How much is used: by the last attempt, if that failed.
+    pub used: usize,
+    /// How much may be.
+    pub max: usize,
 }
 
 /// Whether a port passes packets.

@@ -63,6 +63,8 @@ pub struct EngineConfig {
     pub idle: Idle,
     /// What all workers have in common.
     pub worker: WorkerSettings,
+    /// Replaced snapshots that may wait for a worker to let go of them, at least 1.
+    pub retired: usize,
 }
 
 /// Why the engine did not do something.
@@ -191,7 +193,7 @@ impl Engine {
             .map_err(|source| EngineError::Start { worker: 0, source })?;
         let generation = first.generation;
         let mut engine = Self {
-            publisher: Publisher::new(first),
+            publisher: Publisher::with_bound(first, config.retired),
             published: Arc::new(AtomicU64::new(generation)),
             in_force: InForce::new(generation),
             running: Vec::with_capacity(count),

@@ -50,7 +50,7 @@ impl Gateway {
         let (region, mut ledger) = Region::new(32 * 1024).unwrap();
         let umem = Umem::register(&region, &Interface::by_name("anchor0").unwrap(), 0).unwrap();
         let worker = WorkerSettings { frames: 4096, ..WorkerSettings::default() };
-        let config = EngineConfig { cores: cores.to_vec(), idle, worker };
+        let config = EngineConfig { cores: cores.to_vec(), idle, worker, retired: 16 };
         let engine = Engine::start(&config, &region, &mut ledger, Snapshot::closed()).unwrap();
         let mut gateway = Self {
             engine,

@@ -7,10 +7,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use af_xdp::{Abilities, ActiveQueues, FrameLedger, Region};
+use af_xdp::{
+    Abilities, ActiveQueues, Frame, FrameChain, FrameLedger, FramePool, Kick, Refused, Region, Statistics,
+    TxChecksum,
+};
 use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_control::compiler::{Limits, Scope, compile_for};
@@ -19,7 +23,7 @@ use podgate_dataplane::engine::{Engine, EngineConfig, EngineError, Idle};
 use podgate_dataplane::flow::Tuple;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::policy::PolicyTables;
-use podgate_dataplane::port::{MemoryPort, MemoryWire, Shares};
+use podgate_dataplane::port::{MemoryPort, MemoryWire, Port, Shares};
 use podgate_dataplane::snapshot::{Delivery, DirectRoute, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
 use podgate_dataplane::worker::{Fate, FoundFlow, WorkerSettings, WorkerView};
 use podgate_tests::frames::From;
@@ -60,7 +64,7 @@ fn tables(delivery: impl Fn(usize) -> Delivery) -> PolicyTables {
 
 fn config(cores: Vec<usize>, idle: Idle) -> EngineConfig {
     let worker = WorkerSettings { frames: 512, flows: 64, ..WorkerSettings::default() };
-    EngineConfig { cores, idle, worker }
+    EngineConfig { cores, idle, worker, retired: 16 }
 }
 
 /// The cores that this process may use: the error says so.
@@ -391,6 +395,100 @@ fn a_stop_in_the_middle_of_a_hand_over_loses_no_frame() {
         engine.stop(&mut ledger);
         assert_eq!(ledger.free(), ledger.total(), "frames are lost");
     }
+}
+
+/// A port at which a worker waits, inside a turn, while the gate is locked.
+struct Gated {
+    port: MemoryPort,
+    gate: Arc<Mutex<()>>,
+}
+
+impl Port for Gated {
+    fn receive(&mut self, max: usize, packets: &mut Vec<FrameChain>) {
+        self.port.receive(max, packets);
+    }
+
+    fn refill(&mut self, pool: &mut FramePool) {
+        // The end of a turn, which still has its snapshot. A test that failed is no reason to fail here.
+        drop(self.gate.lock());
+        self.port.refill(pool);
+    }
+
+    fn transmit(&mut self, packet: FrameChain, checksum: Option<TxChecksum>) -> Result<(), Refused> {
+        self.port.transmit(packet, checksum)
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.port.abilities()
+    }
+
+    fn kick(&mut self) -> Kick {
+        self.port.kick()
+    }
+
+    fn complete(&mut self, pool: &mut FramePool) {
+        self.port.complete(pool);
+    }
+
+    fn poll_on<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
+        self.port.poll_on(fds);
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.port.statistics()
+    }
+
+    fn close(self: Box<Self>) -> Vec<Frame> {
+        Box::new(self.port).close()
+    }
+}
+
+/// A worker that does not get on holds back what it judges by, and everything after. That is bounded, and over when it goes on.
+#[test]
+fn a_stuck_worker_stops_publication_at_the_bound_and_nothing_is_lost() {
+    let (region, mut ledger) = Region::new(FRAMES).unwrap();
+    let config = EngineConfig { retired: 3, ..config(vec![usable_cores()[0]], Idle::Spin) };
+    let mut engine = Engine::start(&config, &region, &mut ledger, Snapshot::closed()).unwrap();
+    let gate = Arc::new(Mutex::new(()));
+    let (port, _wire) = MemoryPort::new(&region, 64, Abilities::new(true, true)).unwrap();
+    let gated = Gated { port, gate: gate.clone() };
+    let number = PortId(0);
+    engine.attach(number, PortKind::Pod, WorkerId(0), Box::new(gated)).unwrap();
+    let snapshot = |generation| Snapshot { generation, ..Snapshot::closed() };
+    let mut generation = engine.generation_published();
+
+    // It answers in turn: the port is attached by then.
+    assert_eq!(engine.port_statistics().len(), 1);
+    let closed = gate.lock().unwrap();
+    let begin = Instant::now();
+    let waiting = loop {
+        assert!(begin.elapsed() < PATIENCE, "{} wait", engine.snapshots_waiting());
+        engine.collect();
+        match engine.publish(snapshot(generation + 1)) {
+            Ok(()) => generation += 1,
+            Err(EngineError::Stuck { waiting }) => break waiting,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!((waiting, engine.snapshots_waiting()), (3, 3));
+    assert_eq!(engine.generation_published(), generation, "what was refused is not published");
+    assert!(engine.generation_in_force() < generation);
+
+    drop(closed);
+    let begin = Instant::now();
+    while engine.publish(snapshot(generation + 1)).is_err() {
+        assert!(begin.elapsed() < PATIENCE, "it does not get on");
+        engine.collect();
+        std::thread::yield_now();
+    }
+    while engine.generation_in_force() < generation + 1 {
+        assert!(begin.elapsed() < PATIENCE, "it is not in force");
+        std::thread::yield_now();
+    }
+    let port = engine.detach(number, WorkerId(0)).unwrap().unwrap();
+    ledger.give_back(port.close());
+    engine.stop(&mut ledger);
+    assert_eq!(ledger.free(), ledger.total(), "frames are lost");
 }
 
 #[test]

@@ -142,6 +142,8 @@ pub struct Settings {
     pub limit_program_words: usize,
     /// `limit_range_boundaries`.
     pub limit_range_boundaries: usize,
+    /// `limit_retired`.
+    pub limit_retired: usize,
     /// `log_format`.
     pub log_format: LogFormat,
     /// `log_levels`.

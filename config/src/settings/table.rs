@@ -57,6 +57,7 @@ impl Default for Settings {
             limit_rows: 1 << 17,
             limit_program_words: 1 << 25,
             limit_range_boundaries: 1 << 22,
+            limit_retired: 16,
             log_format: LogFormat::Text,
             log_levels: "info".to_owned(),
         }
@@ -378,6 +379,13 @@ pub static TABLE: &[Setting] = &[
         1,
         1 << 30,
         "Boundaries of all ipBlock ranges"
+    ),
+    count!(
+        limit_retired,
+        "a number from 1 to 1024",
+        1,
+        1024,
+        "Replaced snapshots that may wait for a worker to let go of them. If so many do, the worker is stuck, and nothing more is published until it goes on"
     ),
     one!(
         log_format,

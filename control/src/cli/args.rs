@@ -322,4 +322,7 @@ pub struct LabShape {
     /// MTU of the pods' interfaces
     #[arg(long, value_name = "N")]
     pub mtu: Option<u16>,
+    /// Override one setting of the gateway; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }

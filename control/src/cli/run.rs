@@ -124,6 +124,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
             range_boundaries: settings.limit_range_boundaries,
             ..Limits::default()
         },
+        retired: settings.limit_retired,
         open_on_exit: settings.on_exit == OnExit::Open,
     };
     Ok(DaemonOptions { gateway, socket: settings.socket, metrics: settings.metrics_bind_address })

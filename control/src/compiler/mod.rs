@@ -385,6 +385,19 @@ impl Compiler {
         self.folded.remove(&(policy.clone(), Direction::Egress));
     }
 
+    /// How much of each limit is used.
+    #[must_use]
+    pub fn used(&self) -> Limits {
+        Limits {
+            pods: self.members.len(),
+            atoms: self.terms.atoms(),
+            rows: self.writer.rows(),
+            program_words: self.writer.program_words(),
+            range_boundaries: self.writer.range_boundaries(),
+            ..self.limits.clone()
+        }
+    }
+
     /// How many atoms there are, idle ones included.
     #[must_use]
     pub fn atoms(&self) -> usize {

@@ -56,6 +56,8 @@ pub struct Options {
     pub ring_size: u32,
     /// How large the tables may get.
     pub limits: Limits,
+    /// Replaced snapshots that may wait for a worker.
+    pub retired: usize,
     /// Detach the programs on a clean exit, so that packets pass by without judgement.
     pub open_on_exit: bool,
 }

@@ -205,7 +205,8 @@ impl Publisher {
         let tables = world.live_mut().settle();
         drop(world);
         self.settled(tables)?;
-        self.compiled = ports.iter().map(|port| (port.pod.clone(), port.addresses.clone())).collect();
+        let known = |port: &PodPort| (port.addresses.clone(), self.identity(&port.pod));
+        self.compiled = ports.iter().map(|port| (port.pod.clone(), known(port))).collect();
         self.took = begin.elapsed();
         metrics.compiled(self.took);
         Ok(())
@@ -236,7 +237,13 @@ impl Publisher {
             self.delivered.clone_from(&inputs.pods);
             let tables = world.live_mut().settle();
             drop(world);
-            self.settled(tables)?;
+            // If policies do not compile, ports and routes are followed all the same, by the tables of before.
+            let told = self.compile_error.is_some();
+            if let Err(error) = self.settled(tables)
+                && !told
+            {
+                tracing::error!(%error, "the last good policies stay in force");
+            }
         }
         let Some(tables) = &self.tables else { return Ok(false) };
         if !self.fresh && self.published.as_ref() == Some(&inputs) {
@@ -280,13 +287,14 @@ impl Publisher {
         compile.or_else(|| self.publish_error.clone())
     }
 
-    /// The pods whose ports must be closed, and why. A port that the tables do not know yet, or know with other addresses,
-    /// is one of them: its packets would be judged as somebody else's.
+    /// The pods whose ports must be closed, and why. A port that the tables do not know yet, or know with other addresses or
+    /// as the pod that had the name before, is one of them: its packets would be judged as somebody else's.
     #[must_use]
     pub fn closed(&self, ports: &[PodPort]) -> BTreeMap<ObjectName, String> {
         let mut closed = self.resolver.closed(|name| self.store.pod(name));
         for PodPort { pod, addresses } in ports {
-            if self.compiled.get(pod) != Some(addresses) {
+            let known = self.compiled.get(pod).map(|(addresses, identity)| (addresses, *identity));
+            if known != Some((addresses, self.identity(pod))) {
                 closed.entry(pod.clone()).or_insert_with(|| match &self.compile_error {
                     Some(error) => format!("its policies could not be compiled: {error}"),
                     None => "its policies are not compiled yet".to_owned(),

@@ -10,9 +10,10 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::policy::Direction;
 
 use super::Gateway;
+use crate::compiler::Limits;
 use crate::explain::Asked;
 use crate::status::{
-    PolicyHits, PolicyStatus, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
+    LimitStatus, PolicyHits, PolicyStatus, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
 };
 use crate::telemetry::metrics::DeviceCounts;
 
@@ -132,6 +133,7 @@ impl Gateway {
             status.namespaces = cluster.namespaces.len();
             status.pods = cluster.pods.len();
             status.policies = cluster.policies.len();
+            status.limits = limits(&world.live().compiler().used(), &self.options.limits);
             status.table_bytes = world.live().tables().memory_bytes();
         });
         status
@@ -190,6 +192,17 @@ impl Gateway {
             })
             .collect()
     }
+}
+
+fn limits(used: &Limits, max: &Limits) -> Vec<LimitStatus> {
+    let limits = [
+        ("pods", used.pods, max.pods),
+        ("atoms", used.atoms, max.atoms),
+        ("rows", used.rows, max.rows),
+        ("program_words", used.program_words, max.program_words),
+        ("range_boundaries", used.range_boundaries, max.range_boundaries),
+    ];
+    limits.map(|(name, used, max)| LimitStatus { name: name.to_owned(), used, max }).into()
 }
 
 /// The kernel's counters under the names that they are exposed by.

@@ -82,7 +82,7 @@ fn engine_config(options: &Options) -> EngineConfig {
         ..WorkerSettings::default()
     };
     let idle = if options.spin { Idle::Spin } else { Idle::Sleep };
-    EngineConfig { cores: options.cores.clone(), idle, worker }
+    EngineConfig { cores: options.cores.clone(), idle, worker, retired: options.retired }
 }
 
 impl Gateway {

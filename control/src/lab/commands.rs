@@ -158,7 +158,7 @@ pub(super) fn options(
     if mtu < 1280 {
         anyhow::bail!("--mtu {mtu}: IPv6 needs at least 1280");
     }
-    Ok(LabOptions { files, workers: shape.workers, externals, mtu, node, owned })
+    Ok(LabOptions { files, workers: shape.workers, externals, mtu, set: shape.set.clone(), node, owned })
 }
 
 fn need_root() -> anyhow::Result<()> {

@@ -35,6 +35,8 @@ pub struct GatewayOptions {
     pub node: Option<String>,
     /// Hosts behind uplink ports.
     pub externals: Vec<External>,
+    /// More settings, `KEY=VALUE` each.
+    pub set: Vec<String>,
 }
 
 /// The gateway's log.
@@ -56,6 +58,7 @@ pub fn pins_path() -> PathBuf {
 pub fn command_line(options: &GatewayOptions) -> io::Result<Vec<String>> {
     let mut argv = vec![std::env::current_exe()?.display().to_string(), "run".to_owned()];
     argv.extend(["--config".to_owned(), state::file("gateway.yaml").display().to_string()]);
+    argv.extend(options.set.iter().map(|setting| format!("--set={setting}")));
     for file in &options.files {
         argv.extend(["-f".to_owned(), file.display().to_string()]);
     }

@@ -46,6 +46,8 @@ pub struct LabOptions {
     pub externals: Vec<External>,
     /// MTU of the pods' interfaces.
     pub mtu: u16,
+    /// Settings of the gateway, `KEY=VALUE` each.
+    pub set: Vec<String>,
     /// The node whose pods live in the lab.
     pub node: Option<String>,
     /// The lab goes with whom it was started for: when standard input ends, the supervisor does.
@@ -179,6 +181,7 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
         workers: options.workers,
         node: plan.node.clone(),
         externals: options.externals.clone(),
+        set: options.set.clone(),
     };
     let argv = gateway::command_line(&gateway_options)?;
     let state = State {

@@ -86,6 +86,11 @@ fn describe() {
     describe_gauge!("podgate_generation_in_force", "Number of the oldest snapshot still judged by");
     describe_gauge!("podgate_retired_snapshots", "Replaced snapshots that a worker has not let go of");
     describe_counter!("podgate_publish_failures_total", "Snapshots that could not be compiled or published");
+    describe_gauge!(
+        "podgate_policy_limit_used",
+        "How much of a limit the policies need, by name of the limit"
+    );
+    describe_gauge!("podgate_policy_limit_max", "What the settings allow, by name of the limit");
     describe_gauge!("podgate_table_bytes", Unit::Bytes, "Size of the policy tables in force");
     describe_gauge!("podgate_objects", "Objects known, by kind");
     describe_gauge!("podgate_source_synced", "1 if the source was once without error");
@@ -193,6 +198,10 @@ fn set_status(status: &Status) {
     gauge!("podgate_retired_snapshots").set(status.policy.retired_snapshots as f64);
     counter!("podgate_publish_failures_total").absolute(status.policy.failed_publishes);
     gauge!("podgate_table_bytes").set(status.policy.table_bytes as f64);
+    for limit in &status.policy.limits {
+        gauge!("podgate_policy_limit_used", "name" => limit.name.clone()).set(limit.used as f64);
+        gauge!("podgate_policy_limit_max", "name" => limit.name.clone()).set(limit.max as f64);
+    }
     for (kind, count) in [
         ("Namespace", status.policy.namespaces),
         ("Pod", status.policy.pods),

@@ -101,7 +101,7 @@ struct Observer {
 fn usable_cores() -> Vec<usize> {
     let (region, mut ledger) = Region::new(64).unwrap();
     let worker = WorkerSettings { frames: 1, ..WorkerSettings::default() };
-    let config = EngineConfig { cores: vec![4096], idle: Idle::Sleep, worker };
+    let config = EngineConfig { cores: vec![4096], idle: Idle::Sleep, worker, retired: 16 };
     match Engine::start(&config, &region, &mut ledger, Snapshot::closed()).err() {
         Some(EngineError::Pin { usable, .. }) => usable,
         other => panic!("{other:?}"),
@@ -132,7 +132,7 @@ impl Observer {
         };
         let usable = usable_cores();
         let cores = (0..usize::from(kit.workers)).map(|worker| usable[worker % usable.len()]).collect();
-        let config = EngineConfig { cores, idle: kit.idle, worker };
+        let config = EngineConfig { cores, idle: kit.idle, worker, retired: 16 };
         let engine = Engine::start(&config, &region, &mut ledger, Snapshot::closed()).unwrap();
         let mut choices = Choices::seeded(seed);
         let town = Town::new(&mut choices, kit.workers);
