@@ -104,6 +104,8 @@ impl Known<'_> {
     ) -> PolicyStanding {
         let (pods, since) = self.world.live().compiler().policy_state(name).unwrap_or_default();
         let before = self.unpublished.get(name).copied().flatten();
+        // After a failure the compiler is told nothing more, and knows what was before.
+        let since = since.filter(|_| !self.unpublished.contains_key(name));
         // Wherever a folder or the file itself cannot be read or is wrong.
         let file = self.store.file(&Key::Policy(name.clone()));
         let error = file.and_then(|file| file.ancestors().find_map(|path| bad.get(path)));
