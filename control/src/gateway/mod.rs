@@ -12,8 +12,9 @@
 //! is ever half applied. A kernel event that changes nothing that packets depend on publishes nothing.
 //!
 //! [`resolve`](mod@resolve) says whose an address is, [`identity`] tells a pod from its successor, [`kernel`] follows what
-//! the node's kernel knows, [`ports`] what is wanted and open, `survey` what has changed about it, [`history`] which generations are in use, [`review`] what does not fit
-//! together, [`standing`] how each policy is, and [`handle`] is how others ask.
+//! the node's kernel knows, [`ports`] what is wanted and open, `survey` what has changed about it, [`history`] which
+//! generations are in use, [`pace`] when to act, [`review`] what does not fit together, [`standing`] how each policy is, and
+//! [`handle`] is how others ask.
 
 pub mod devices;
 pub mod drops;
@@ -25,6 +26,7 @@ pub mod kernel;
 mod limits;
 mod neighbours;
 pub mod options;
+pub mod pace;
 pub mod ports;
 pub mod publish;
 pub mod report;
@@ -61,14 +63,12 @@ use handle::{Ask, DropFeed, InForce};
 use kernel::KernelView;
 use neighbours::Neighbours;
 use options::Options;
+use pace::Pace;
 use ports::PortTable;
 use publish::{PublishError, Publisher};
 use review::Review;
 use snapshot::Inputs;
 pub use wiring::StartError;
-
-/// How long a burst of changes is waited for.
-const SETTLE: Duration = Duration::from_millis(3);
 
 /// How long after a refused publication the next attempt is.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -116,7 +116,7 @@ pub struct Gateway {
     lost_drops: u64,
     waiting: Vec<Waiting>,
     /// When what was noted is acted upon.
-    settle: Option<Instant>,
+    pace: Pace,
     next_tick: Instant,
     next_retry: Instant,
     next_survey: Instant,
@@ -151,7 +151,8 @@ impl Gateway {
                 changed = self.source.changed(), if self.source_lives => {
                     self.source_lives = changed.is_ok();
                     self.review.wanted = true;
-                    self.note(true);
+                    self.recompile = true;
+                    self.pace.note_objects(Instant::now());
                 }
                 Some(found) = self.review.found.recv() => self.reviewed(found),
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -161,18 +162,17 @@ impl Gateway {
     }
 
     fn next_wake(&self) -> Instant {
-        self.settle.map_or(self.next_tick, |settle| settle.min(self.next_tick))
+        self.pace.due().map_or(self.next_tick, |due| due.min(self.next_tick))
     }
 
     /// Something changed: act upon it soon.
     fn note(&mut self, recompile: bool) {
         self.recompile |= recompile;
-        self.settle.get_or_insert_with(|| Instant::now() + SETTLE);
+        self.pace.note(Instant::now());
     }
 
     async fn wake(&mut self) {
-        if self.settle.is_some_and(|settle| settle <= Instant::now()) {
-            self.settle = None;
+        if self.pace.take(Instant::now()) {
             self.publish().await;
         }
         if self.next_retry <= Instant::now() {
@@ -197,6 +197,7 @@ impl Gateway {
 
     /// Compiles if need be, and publishes if that makes a difference.
     async fn publish(&mut self) {
+        let begin = Instant::now();
         let state = self.newest_of_sources();
         let pods = self.ports.pods();
         if std::mem::take(&mut self.recompile) {
@@ -220,6 +221,13 @@ impl Gateway {
         match tokio::task::block_in_place(|| self.publisher.publish(&mut self.engine, inputs)) {
             Ok(true) => {
                 self.published = Instant::now();
+                self.pace.published(self.published);
+                tracing::debug!(
+                    generation = self.engine.generation_published(),
+                    took_us = begin.elapsed().as_micros() as u64,
+                    compiled_us = self.publisher.took.as_micros() as u64,
+                    "published"
+                );
                 self.next_tick = self.next_tick.min(self.published + POLL_IN_FORCE);
                 let open = || InForce::Open(self.publisher.world().clone());
                 self.in_force.send_replace(if state.synced { open() } else { InForce::Closed });
@@ -229,7 +237,7 @@ impl Gateway {
                 tracing::error!(%error, "the last good snapshot stays in force");
                 if matches!(error, PublishError::Engine(EngineError::Stuck { .. })) {
                     // The worker lets go sooner or later; then this must not wait for the next change.
-                    self.settle = Some(Instant::now() + AGAIN);
+                    self.pace.again(Instant::now() + AGAIN);
                 }
             }
         }

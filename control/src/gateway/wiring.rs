@@ -20,6 +20,7 @@ use super::handle::{DropFeed, GatewayHandle, InForce};
 use super::kernel::{KernelView, NextHop};
 use super::neighbours::Neighbours;
 use super::options::Options;
+use super::pace::Pace;
 use super::ports::{self, Ends, Open, PortTable, Purpose, Seat, Wanted};
 use super::publish::Publisher;
 use super::review::Review;
@@ -133,7 +134,7 @@ impl Gateway {
             drops,
             lost_drops: 0,
             waiting: Vec::<Waiting>::new(),
-            settle: None,
+            pace: Pace::default(),
             next_tick: Instant::now(),
             next_retry: Instant::now(),
             published: Instant::now(),
