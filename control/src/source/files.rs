@@ -254,7 +254,10 @@ impl FileSet {
         };
         let (objects, skipped, findings) = match content {
             Ok(bytes) => {
+                let begin = Instant::now();
                 let decoded = manifest::decode(&name, &bytes);
+                let took_us = begin.elapsed().as_micros() as u64;
+                tracing::debug!(file = &*name, bytes = bytes.len(), took_us, "decoded");
                 (decoded.objects, decoded.skipped, decoded.findings)
             }
             Err(error) => (Vec::new(), BTreeMap::new(), vec![unreadable_finding(&name, &error)]),

@@ -70,9 +70,11 @@ pub fn follow(roots: Vec<PathBuf>) -> Result<watch::Receiver<SourceState>, Watch
         .spawn(move || {
             while !sender.is_closed() {
                 watcher.wait(wait);
+                let begin = Instant::now();
                 let (changed, next) = step(&mut files, &mut watcher);
                 if changed {
                     sender.send_replace(state_of(&files));
+                    tracing::debug!(took_us = begin.elapsed().as_micros() as u64, "files changed");
                 }
                 wait = next.map_or(LOOK_EVERY, |next| next.min(LOOK_EVERY));
             }
