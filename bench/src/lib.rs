@@ -5,5 +5,6 @@
 //! ([`spread`]).
 
 pub mod machine;
+pub mod manifest;
 pub mod spread;
 pub mod world;
