@@ -51,6 +51,8 @@ pub struct Publisher {
     pub generations: Generations,
     /// What does not fit together among the objects in force, with file and document.
     pub findings: Vec<Finding>,
+    /// What is wrong with the files that these objects are of.
+    pub file_findings: Vec<Finding>,
     /// How long the last change took to compile.
     pub took: Duration,
     /// Attempts that failed since the start.
@@ -87,6 +89,7 @@ impl Publisher {
         Self {
             generations: Generations::default(),
             findings: Vec::new(),
+            file_findings: Vec::new(),
             took: Duration::ZERO,
             failed: 0,
             open_since: None,
@@ -127,6 +130,7 @@ impl Publisher {
 
     /// Takes the sources' objects over: [`compile`](Self::compile) tells the compiler.
     pub fn take(&mut self, state: &SourceState) -> BTreeSet<Key> {
+        self.file_findings.clone_from(&state.findings);
         self.store.update(&state.objects)
     }
 

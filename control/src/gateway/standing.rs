@@ -24,14 +24,14 @@ impl Gateway {
     /// Every policy at this moment.
     pub(super) fn policies(&mut self) -> PoliciesStatus {
         let generation_in_force = self.engine.generation_in_force();
-        let source = self.source.borrow();
         let policies = self.publisher.world().with(|world| {
             let known = Known {
                 world,
                 store: self.publisher.store(),
                 unpublished: self.publisher.unpublished(),
                 generations: &self.publisher.generations,
-                findings: &source.findings,
+                // Not the newest: what the files say now may not have been looked at yet.
+                findings: &self.publisher.file_findings,
                 error: self.publisher.error(),
                 open_since: self.publisher.open_since,
                 in_force: generation_in_force,
