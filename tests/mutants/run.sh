@@ -81,10 +81,14 @@ for name in $chosen; do
     if ! cargo test --quiet $(target_of "$1") --no-run >"$log" 2>&1; then
         grep -m3 '^error' "$log" || true
         echo "STALE     $name: does not compile any more"; failed=1
-    elif run "$1" "$2"; then
-        echo "SURVIVED  $name: $(head -1 "$file")"; failed=1
     else
-        echo "found     $name"
+        status=0
+        run "$1" "$2" || status=$?
+        case $status in
+        0) echo "SURVIVED  $name: $(head -1 "$file")"; failed=1 ;;
+        124) echo "ENDLESS   $name: the test neither passes nor fails in time"; failed=1 ;;
+        *) echo "found     $name" ;;
+        esac
     fi
     patch --quiet --strip=1 --fuzz=0 --reverse <"$file"
 done
