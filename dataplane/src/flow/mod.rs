@@ -335,7 +335,8 @@ impl FlowTable {
     }
 
     fn evict(&mut self, id: u32, now: Instant64) {
-        let account = self.entry(id).map(|flow| flow.account);
+        // Nobody loses anything by the end of one that is over.
+        let account = self.entry(id).filter(|flow| flow.class() != Class::Closing).map(|flow| flow.account);
         if let Some(charge) = account.and_then(|account| self.accounts.charge(account)) {
             charge.count_evicted();
         }
