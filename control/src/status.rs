@@ -120,7 +120,7 @@ pub struct PolicyStatus {
 pub struct LimitStatus {
     /// The setting without its `limit_`.
     pub name: String,
-    /// How much is used: by the last attempt, if that failed.
+    /// How much is used; what was needed when it was reached, if it is.
     pub used: usize,
     /// How much may be.
     pub max: usize,

@@ -159,7 +159,11 @@ impl Gateway {
         while !is_so(self) {
             let ended = self.child.try_wait().expect("its state");
             assert!(ended.is_none(), "{what}: the gateway has ended; its log:\n{}", self.log());
-            assert!(Instant::now() < end, "{what}: waited in vain; its log:\n{}", self.log());
+            if Instant::now() > end {
+                let files: Vec<_> = fs::read_dir(self.manifests()).into_iter().flatten().flatten().collect();
+                let (status, policies, log) = (self.status(), self.policies(), self.log());
+                panic!("{what}: waited in vain; {files:?}\n{status:?}\n{policies:?}\nits log:\n{log}");
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -25,8 +25,13 @@ const HTTP: AnswerPort = AnswerPort::Tcp(80);
 const LONG: u16 = 9000;
 
 fn pods() -> String {
-    [namespace("shop"), pod("shop", "web", &["80"]), pod("shop", "db", &["80"]), pod("shop", "spy", &["80"])]
-        .concat()
+    pods_with_spy("first")
+}
+
+/// `uid` tells one `spy` from the next.
+fn pods_with_spy(uid: &str) -> String {
+    let spy = pod("shop", "spy", &["80"]).replace("name: spy,", &format!("name: spy, uid: {uid},"));
+    [namespace("shop"), pod("shop", "web", &["80"]), pod("shop", "db", &["80"]), spy].concat()
 }
 
 fn policy(name: &str, ingress: &str) -> String {
@@ -204,11 +209,20 @@ fn a_limit(limit: &str, what: &str, used: fn(&Limits) -> usize, offence: &str) {
     }
     lab.expect(&good);
 
+    // Its port was published, and policies are as they were.
+    assert_eq!(standing("shop/db").0, "earlier");
+
+    // So is one that has the name and the addresses of another: what is in force was made for that.
+    lab.write("pods.yaml", &pods_with_spy("second"));
+    eventually("the new spy is closed", || port(&lab, "shop/spy").0 == "closed");
+
     // The edit first, so that the open connection is allowed when it is judged again.
     lab.write("policy.yaml", &db_takes(&["web"]));
     lab.delete("more.yaml");
     eventually("all is well", || problems(&lab).is_empty() && lab.is_ready());
-    eventually("the late pod is open", || port(&lab, "shop/late").0 == "up");
+    for pod in ["shop/late", "shop/spy"] {
+        eventually("a pod that came late is open", || port(&lab, pod).0 == "up");
+    }
     long.goes_on("after");
     lab.expect(&good);
     lab.expect(&[("web.shop", "late.shop", HTTP, false), ("late.shop", "spy.shop", HTTP, true)]);

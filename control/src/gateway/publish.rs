@@ -70,8 +70,8 @@ pub struct Publisher {
     delivered: BTreeMap<ObjectName, u16>,
     /// Pods with ports, and the addresses and the number that the tables know them by.
     compiled: BTreeMap<ObjectName, (Vec<IpAddr>, u32)>,
-    /// Policies that are others than in the generation that was published last, or gone, and since which generation what
-    /// they were before is in force.
+    /// Policies that are others than in the tables that were published last, or gone, and since which generation what they
+    /// were before is in force.
     unpublished: BTreeMap<ObjectName, Option<u64>>,
     tables: Option<PolicyTables>,
     /// The tables are not those of the last snapshot.
@@ -265,7 +265,9 @@ impl Publisher {
         if opens {
             self.open_since = Some(generation);
         }
-        if opens || !std::mem::take(&mut self.unpublished).is_empty() {
+        // While policies do not compile, these are the tables of before.
+        let changed = self.compile_error.is_none() && !std::mem::take(&mut self.unpublished).is_empty();
+        if opens || changed {
             self.generations.remember(generation, wall_clock_ms(Duration::ZERO));
         }
         self.published = Some(inputs);

@@ -351,6 +351,10 @@ mod tests {
         scene.change("b.yaml", Some(&policy("b", "db")));
         scene.change("c.yaml", None);
         scene.change("d.yaml", Some(&policy("d", "web")));
+        // Something that is no policy is published, by the tables of before.
+        scene.published += 1;
+        scene.world.live_mut().published(scene.published);
+        scene.in_force = scene.published;
         let (told, reasons) = scene.told();
         let expected = [
             entry("a", Standing::InForce, Some(2)),
@@ -362,11 +366,11 @@ mod tests {
         assert_eq!(reasons.matches("pods: 2 or more needed, the limit is 1").count(), 3, "{reasons}");
         assert!(reasons.contains("deleted"), "{reasons}");
         scene.change("more.yaml", None);
-        scene.in_force = 5;
+        scene.in_force = 6;
         let expected = [
             entry("a", Standing::InForce, Some(2)),
-            entry("b", Standing::InForce, Some(5)),
-            entry("d", Standing::InForce, Some(5)),
+            entry("b", Standing::InForce, Some(6)),
+            entry("d", Standing::InForce, Some(6)),
         ];
         assert_eq!(scene.told(), (expected.to_vec(), String::new()));
     }
