@@ -380,7 +380,7 @@ impl Lab {
     /// If it does not get ready.
     pub fn restart_gateway(&self) {
         self.spawn_gateway();
-        eventually("the gateway is ready again", || self.is_ready());
+        eventually("the gateway is ready again", || self.is_settled());
     }
 
     /// Starts the gateway again without waiting.
@@ -406,12 +406,18 @@ impl Lab {
         });
     }
 
-    /// Whether the gateway judges by published tables everywhere.
+    /// Whether the gateway says that it judges by policy.
     #[must_use]
     pub fn is_ready(&self) -> bool {
+        self.status().is_some_and(|status| is_ready(&status))
+    }
+
+    /// Whether it is ready, and every worker judges by what was published last. That is not so for a moment after each
+    /// publication, whatever it was for.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
         self.status().is_some_and(|status| {
-            status.get("ready") == Some(&Value::Bool(true))
-                && status.get("generation_in_force") == status.get("generation_published")
+            is_ready(&status) && status.get("generation_in_force") == status.get("generation_published")
         })
     }
 
@@ -421,6 +427,10 @@ impl Lab {
         let status = self.status().unwrap_or_default();
         status.pointer(&format!("/drops/{reason}")).and_then(Value::as_u64).unwrap_or(0)
     }
+}
+
+fn is_ready(status: &Value) -> bool {
+    status.get("ready") == Some(&Value::Bool(true))
 }
 
 /// What new connections come to, all at the same time.

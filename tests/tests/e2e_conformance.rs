@@ -188,7 +188,7 @@ fn change_to(lab: &Lab, case: &Case, number: usize) {
         let policies =
             lab.status().and_then(|status| status["policies"].as_array().cloned()).unwrap_or_default();
         let is_marked = policies.iter().any(|policy| policy["policy"] == mark.as_str());
-        is_marked && ports_that_are_up(lab) == wanted && lab.is_ready()
+        is_marked && ports_that_are_up(lab) == wanted && lab.is_settled()
     });
 }
 

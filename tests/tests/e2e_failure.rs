@@ -126,7 +126,7 @@ fn a_gateway_that_starts_with_a_bad_file_is_closed_until_it_is_mended() {
     // Not synced: nothing between pods, but the node's own probes.
     lab.expect(&[("db.shop", "spy.shop", HTTP, false), ("podgate-node", "db.shop", HTTP, true)]);
     lab.write("policy.yaml", DB_TAKES_WEB);
-    eventually("it serves", || lab.is_ready());
+    eventually("it serves", || lab.is_settled());
     lab.expect(&[("web.shop", "db.shop", HTTP, true)]);
     lab.expect(&[("spy.shop", "db.shop", HTTP, false)]);
 }

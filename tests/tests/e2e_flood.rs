@@ -209,5 +209,5 @@ fn floods_harm_nobody_but_the_flooded() {
     assert!(named.contains(&"shop/noisy") && named.contains(&"shop/flooded"), "{heaviest}");
     watch(&lab, &conversation, None).say("quiet again");
     assert!(conversation.end().is_ok(), "the open connection was cut");
-    eventually("everything is accounted for", || lab.is_ready());
+    eventually("everything is accounted for", || lab.is_settled());
 }

@@ -124,7 +124,7 @@ fn pods_come_and_go() {
     // Sorted before the others: an assignment from nothing would give it their addresses.
     lab.write("more.yaml", &pod("shop", "aaa", &["80"]));
     eventually("the new pod answers", || {
-        Namespace::path("aaa.shop").exists() && lab.is_ready() && {
+        Namespace::path("aaa.shop").exists() && lab.is_settled() && {
             let known = lab.state().namespaces.iter().any(|namespace| namespace.name == "aaa.shop");
             known && lab.connects("web.shop", "aaa.shop", HTTP)
         }
@@ -133,7 +133,7 @@ fn pods_come_and_go() {
     assert!(lab.exec("web.shop", 5, &["curl", "-sS", "http://aaa"]).fine());
     lab.delete("more.yaml");
     eventually("the pod is gone", || !Namespace::path("aaa.shop").exists());
-    eventually("its port is gone", || lab.is_ready());
+    eventually("its port is gone", || lab.is_settled());
     lab.expect(&[("web.shop", "api.shop", HTTP, true)]);
 }
 

@@ -219,7 +219,7 @@ fn a_limit(limit: &str, what: &str, used: fn(&Limits) -> usize, offence: &str) {
     // The edit first, so that the open connection is allowed when it is judged again.
     lab.write("policy.yaml", &db_takes(&["web"]));
     lab.delete("more.yaml");
-    eventually("all is well", || problems(&lab).is_empty() && lab.is_ready());
+    eventually("all is well", || problems(&lab).is_empty() && lab.is_settled());
     for pod in ["shop/late", "shop/spy"] {
         eventually("a pod that came late is open", || port(&lab, pod).0 == "up");
     }

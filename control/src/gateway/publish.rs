@@ -151,7 +151,8 @@ impl Publisher {
         let mut pods = self.resolver.set_ports(ports, synced);
         let served_changed = !pods.is_empty();
         let store = &self.store;
-        let mut nodes_changed = false;
+        let mut nodes_changed = self.node != node || self.tables.is_none();
+        let objects_changed = !changed.is_empty();
         let world = self.world.clone();
         let mut world = write(&world);
         for key in changed {
@@ -181,7 +182,9 @@ impl Publisher {
             }
         }
         self.gone.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
-        for name in self.resolver.update(pods, |name| store.pod(name)) {
+        let pods = self.resolver.update(pods, |name| store.pod(name));
+        let same = !objects_changed && pods.is_empty() && !served_changed && !nodes_changed;
+        for name in pods {
             match self.resolver.pod(&name, store.pod(&name)) {
                 Some(pod) => {
                     let identity = self.identities.set(&name, pod.uid.as_ref());
@@ -202,13 +205,16 @@ impl Publisher {
         if served_changed {
             world.set_served(self.resolver.served().cloned().collect());
         }
-        if nodes_changed || self.node != node || self.tables.is_none() {
+        if nodes_changed {
             world.set_nodes(options.node.as_ref(), &node);
             self.node = node;
         }
-        let tables = world.live_mut().settle();
-        drop(world);
-        self.settled(tables)?;
+        // A file that changed nothing, or nothing but its errors, is no reason to judge every connection again.
+        if !same || self.compile_error.is_some() {
+            let tables = world.live_mut().settle();
+            drop(world);
+            self.settled(tables)?;
+        }
         let known = |port: &PodPort| (port.addresses.clone(), self.identity(&port.pod));
         self.compiled = ports.iter().map(|port| (port.pod.clone(), known(port))).collect();
         self.took = begin.elapsed();
