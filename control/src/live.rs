@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 
 use podgate_config::model::policy::NetworkPolicy;
 use podgate_config::model::{Cluster, Namespace, NamespaceName, Node, NodeName, ObjectName, Pod};
-use podgate_dataplane::policy::{Delivery, PolicyPeer, PolicyTables};
+use podgate_dataplane::policy::{Delivery, PolicyTables};
 
-use crate::compiler::{CompileError, Compiler, HitTotals, Limits, Origin};
+use crate::compiler::{CompileError, Compiler, HitTotals, Limits};
 
 /// What may be undone at once of what only old generations needed.
 const RECLAIM_AT_ONCE: usize = 512;
@@ -204,28 +204,11 @@ impl Live {
         totals
     }
 
-    /// Who made the tables of a generation.
-    fn then(&self, generation: u64) -> &Compiler {
+    /// Who made the tables of a generation, and so knows what its programs mean.
+    #[must_use]
+    pub fn compiler_of(&self, generation: u64) -> &Compiler {
         let before = self.before.iter().find(|(_, last)| generation <= *last);
         before.map_or(&self.compiler, |(compiler, _)| compiler)
-    }
-
-    /// The policies that isolated the pods of a program, by name; `None` if that is no longer known.
-    #[must_use]
-    pub fn isolating_then(&self, program: u32, generation: u64) -> Option<Vec<&ObjectName>> {
-        self.then(generation).isolating_then(program, generation)
-    }
-
-    /// What may have admitted a connection: see [`Compiler::admitting_then`].
-    #[must_use]
-    pub fn admitting_then(
-        &self,
-        program: u32,
-        interval: u32,
-        peer: Option<PolicyPeer>,
-        generation: u64,
-    ) -> Option<Vec<Origin<'_>>> {
-        self.then(generation).admitting_then(program, interval, peer, generation)
     }
 }
 

@@ -24,6 +24,71 @@ pub fn name(text: &str) -> ObjectName {
     ObjectName::parse(namespace, name).expect("valid")
 }
 
+/// Whose address is which, in one family.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// IPv6?
+    pub six: bool,
+}
+
+impl Addresses {
+    /// The one of the family.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[must_use]
+    pub fn of(self, v4: &str, v6: &str) -> IpAddr {
+        ip(if self.six { v6 } else { v4 })
+    }
+
+    /// The pod `shop/a`.
+    #[must_use]
+    pub fn a(self) -> IpAddr {
+        self.of("10.244.0.1", "fd00:10:244::1")
+    }
+
+    /// The pod `shop/b`.
+    #[must_use]
+    pub fn b(self) -> IpAddr {
+        self.of("10.244.0.2", "fd00:10:244::2")
+    }
+
+    /// The pod `shop/remote`, on another node.
+    #[must_use]
+    pub fn remote(self) -> IpAddr {
+        self.of("10.244.9.9", "fd00:10:244::9:9")
+    }
+
+    /// The node itself.
+    #[must_use]
+    pub fn node(self) -> IpAddr {
+        self.of("10.244.255.254", "fd00:10:244::fffe")
+    }
+
+    /// Somebody behind the uplink.
+    #[must_use]
+    pub fn outside(self) -> IpAddr {
+        self.of("192.0.2.7", "2001:db8::7")
+    }
+
+    /// Somebody to whom the host stack leads.
+    #[must_use]
+    pub fn elsewhere(self) -> IpAddr {
+        self.of("203.0.113.200", "2001:dbf::1")
+    }
+}
+
+/// The pods of [`Addresses`], with both families: `shop/a`, `shop/b` and `shop/remote`.
+#[must_use]
+pub fn pods() -> [Pod; 3] {
+    let (v4, v6) = (Addresses { six: false }, Addresses { six: true });
+    [
+        pod("shop/a", [v4.a(), v6.a()]),
+        pod("shop/b", [v4.b(), v6.b()]),
+        pod("shop/remote", [v4.remote(), v6.remote()]),
+    ]
+}
+
 /// A pod with its name as the label `app`.
 ///
 /// # Panics

@@ -4,9 +4,23 @@ use std::net::IpAddr;
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use podgate_dataplane::packet::PortId;
-use podgate_dataplane::snapshot::Mac;
 
-use crate::rig::{ROUTER_MAC, UPLINK, gateway_mac, peer_mac};
+use crate::rig::{gateway_mac, link_peer};
+
+/// Types of SCTP chunks (RFC 9260 section 3.2).
+pub mod chunk {
+    #![allow(missing_docs, reason = "the names of the RFC")]
+    pub const DATA: u8 = 0;
+    pub const INIT: u8 = 1;
+    pub const INIT_ACK: u8 = 2;
+    pub const SACK: u8 = 3;
+    pub const ABORT: u8 = 6;
+    pub const SHUTDOWN: u8 = 7;
+    pub const SHUTDOWN_ACK: u8 = 8;
+    pub const COOKIE_ECHO: u8 = 10;
+    pub const COOKIE_ACK: u8 = 11;
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
 
 /// Where a frame starts: who sends it, over which port.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +42,8 @@ impl From {
         Self { port, source, destination, hop_limit: 64 }
     }
 
-    fn mac(&self) -> Mac {
-        if self.port == UPLINK { ROUTER_MAC } else { peer_mac(self.port) }
-    }
-
     fn ip(&self) -> PacketBuilderStep<IpHeaders> {
-        let link = PacketBuilder::ethernet2(self.mac(), gateway_mac(self.port));
+        let link = PacketBuilder::ethernet2(link_peer(self.port), gateway_mac(self.port));
         match (self.source, self.destination) {
             (IpAddr::V4(a), IpAddr::V4(b)) => link.ipv4(a.octets(), b.octets(), self.hop_limit),
             (IpAddr::V6(a), IpAddr::V6(b)) => link.ipv6(a.octets(), b.octets(), self.hop_limit),
@@ -112,7 +122,7 @@ impl From {
     /// An SCTP packet with one chunk of this type and without data. Both ends choose the verification tag 1.
     #[must_use]
     pub fn sctp(&self, source: u16, destination: u16, chunk: u8) -> Vec<u8> {
-        self.sctp_tagged(source, destination, chunk, u32::from(chunk != 1))
+        self.sctp_tagged(source, destination, chunk, u32::from(chunk != chunk::INIT))
     }
 
     /// As [`From::sctp`], with this verification tag.
@@ -124,8 +134,8 @@ impl From {
         body.extend_from_slice(&tag.to_be_bytes());
         body.extend_from_slice(&[0; 4]);
         match chunk {
-            // INIT and INIT ACK: tag 1, window, one stream each way, TSN.
-            1 | 2 => {
+            // Tag 1, window, one stream each way, TSN.
+            chunk::INIT | chunk::INIT_ACK => {
                 body.extend_from_slice(&[chunk, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1])
             }
             _ => body.extend_from_slice(&[chunk, 0, 0, 4]),
@@ -227,4 +237,25 @@ pub fn piece(whole: &[u8], (start, more): (u16, bool), id: u32, bytes: &[u8]) ->
     }
     frame.extend_from_slice(bytes);
     frame
+}
+
+/// A frame without padding must have been sent by a port as a router does it: with its MAC addresses and a smaller hop limit,
+/// and otherwise unchanged.
+///
+/// # Panics
+/// If it was not.
+#[track_caller]
+pub fn assert_forwarded(frame: &[u8], sent: &[u8], to: PortId) {
+    let mut expected = frame.to_vec();
+    expected[..6].copy_from_slice(&link_peer(to));
+    expected[6..12].copy_from_slice(&gateway_mac(to));
+    if frame[12..14] == [8, 0] {
+        expected[22] -= 1;
+        expected[24..26].copy_from_slice(&sent[24..26]);
+        let header = etherparse::Ipv4Header::from_slice(&sent[14..]).expect("a header").0;
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+    } else {
+        expected[21] -= 1;
+    }
+    assert_eq!(sent, expected);
 }

@@ -104,6 +104,12 @@ pub fn peer_mac(port: PortId) -> Mac {
 /// The MAC address of every neighbour on the uplink.
 pub const ROUTER_MAC: Mac = [2, 0xcc, 0, 0, 0, 1];
 
+/// The MAC address of whoever is behind a port.
+#[must_use]
+pub fn link_peer(port: PortId) -> Mac {
+    if port == UPLINK { ROUTER_MAC } else { peer_mac(port) }
+}
+
 impl Rig {
     /// A gateway of `count` workers with a host port and an uplink, and no pods. Nothing is published yet but the closed
     /// snapshot.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use podgate_dataplane::policy::Tier;
+use podgate_dataplane::policy::{Tier, Verdict};
 use serde::{Deserialize, Serialize};
 
 use super::end::IpProtocol;
@@ -125,6 +125,26 @@ pub struct Side {
     pub isolating: Vec<String>,
     /// All of it but `nearest` in words.
     pub reason: String,
+}
+
+impl Side {
+    /// A verdict that nothing is said about yet; `None` for a direction that is not judged.
+    pub(crate) fn judged(verdict: Option<Verdict>) -> Self {
+        Self {
+            verdict: match verdict {
+                None => Outcome::NotJudged,
+                Some(verdict) if verdict.allowed() => Outcome::Allow,
+                Some(_) => Outcome::Deny,
+            },
+            tier: verdict.map(|verdict| verdict.tier.into()),
+            policy: None,
+            rule: None,
+            peer: None,
+            nearest: Vec::new(),
+            isolating: Vec::new(),
+            reason: String::new(),
+        }
+    }
 }
 
 /// The answer to a [`super::Query`].

@@ -22,6 +22,12 @@ pub(crate) fn section(direction: Direction) -> &'static str {
     }
 }
 
+/// `ingress of shop/db is isolated by shop/db, shop/deny; no rule admits this`.
+pub(crate) fn not_admitted(direction: Direction, pod: &str, isolating: &[String]) -> String {
+    let by = shortened(isolating.iter().cloned(), ", ");
+    format!("{} of {pod} is isolated by {by}; no rule admits this", section(direction))
+}
+
 /// `ingress[1].from[0]`, or `ingress[1]` without a peer.
 pub(crate) fn path(direction: Direction, rule: usize, peer: Option<usize>) -> String {
     let (section, list) = match direction {

@@ -406,16 +406,7 @@ impl World {
     ) -> Side {
         let name = subject.party.name();
         let section = words::section(direction);
-        let mut side = Side {
-            verdict: Outcome::NotJudged,
-            tier: None,
-            policy: None,
-            rule: None,
-            peer: None,
-            nearest: Vec::new(),
-            isolating: Vec::new(),
-            reason: String::new(),
-        };
+        let mut side = Side::judged(verdict);
         let Some(verdict) = verdict else {
             side.reason = match subject.kind {
                 Kind::Pod(_) => format!("judged on {name}'s own node"),
@@ -424,8 +415,6 @@ impl World {
             };
             return side;
         };
-        side.verdict = if verdict.allowed() { Outcome::Allow } else { Outcome::Deny };
-        side.tier = Some(verdict.tier.into());
         match verdict.tier {
             Tier::NotIsolated => side.reason = format!("no policy isolates {name} for {section}"),
             Tier::Closed => side.reason = format!("{name} is closed: the tables in force do not judge it"),
@@ -456,8 +445,7 @@ impl World {
                         port,
                     };
                     side.nearest = nearest(self.cluster(), policies, &denied);
-                    let by = words::shortened(side.isolating.iter().cloned(), ", ");
-                    side.reason = format!("{section} of {name} is isolated by {by}; no rule admits this");
+                    side.reason = words::not_admitted(direction, &name, &side.isolating);
                 }
             }
         }

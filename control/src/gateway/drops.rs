@@ -23,7 +23,10 @@ pub fn line(
     let name = |address: IpAddr| publisher.world().with(|world| publisher.name_in(world.live(), address));
     let policies = record.decided_by.map_or_else(Vec::new, |(_, verdict)| {
         let named = publisher.world().with(|world| {
-            let isolating = world.live().isolating_then(verdict.program, record.generation)?;
+            let isolating = world
+                .live()
+                .compiler_of(record.generation)
+                .isolating_then(verdict.program, record.generation)?;
             Some(isolating.into_iter().map(ToString::to_string).collect())
         });
         named.unwrap_or_default()

@@ -108,20 +108,7 @@ impl Teller<'_> {
         };
         let subject = self.end(subject);
         let (name, section) = (subject.name(), words::section(direction));
-        let mut side = Side {
-            verdict: match verdict {
-                None => Outcome::NotJudged,
-                Some(verdict) if verdict.allowed() => Outcome::Allow,
-                Some(_) => Outcome::Deny,
-            },
-            tier: verdict.map(|verdict| verdict.tier.into()),
-            policy: None,
-            rule: None,
-            peer: None,
-            nearest: Vec::new(),
-            isolating: Vec::new(),
-            reason: String::new(),
-        };
+        let mut side = Side::judged(verdict);
         side.reason = match verdict {
             None if subject.pod.is_some() => format!("judged on {name}'s own node"),
             None => format!("{name} is no pod"),
@@ -153,18 +140,16 @@ impl Teller<'_> {
         verdict: Verdict,
         peer: IpAddr,
     ) -> Option<String> {
-        let (program, live) = (verdict.program, self.live);
-        let isolating = live.isolating_then(program, self.generation)?;
+        let (program, compiler) = (verdict.program, self.live.compiler_of(self.generation));
+        let isolating = compiler.isolating_then(program, self.generation)?;
         side.isolating = isolating.into_iter().map(ToString::to_string).collect();
         if !verdict.allowed() {
-            let (section, by) =
-                (words::section(direction), words::shortened(side.isolating.iter().cloned(), ", "));
-            return Some(format!("{section} of {name} is isolated by {by}; no rule admits this"));
+            return Some(words::not_admitted(direction, name, &side.isolating));
         }
-        let pod = live.tables().lookup(peer).map(|(_, slot)| slot);
+        let pod = self.live.tables().lookup(peer).map(|(_, slot)| slot);
         let peer = Some(PolicyPeer { address: peer, pod });
         let mut admitting =
-            live.admitting_then(program, verdict.interval, peer, self.generation)?.into_iter();
+            compiler.admitting_then(program, verdict.interval, peer, self.generation)?.into_iter();
         let Some(first) = admitting.next() else { return Some(format!("allowed for {name}")) };
         side.policy = Some(first.policy.to_string());
         (side.rule, side.peer) = (Some(first.rule), first.peer);

@@ -2,7 +2,7 @@
 
 use podgate_config::model::policy::NetworkPolicy;
 use podgate_dataplane::packet::PortId;
-use podgate_dataplane::policy::{Direction, PROGRAM_CLOSED, PolicyTables, Verdict};
+use podgate_dataplane::policy::{Direction, PROGRAM_CLOSED, PolicyPeer, PolicyTables, Verdict};
 
 use super::*;
 use crate::compiler::PolicyHits;
@@ -108,12 +108,12 @@ fn nobody_speaks_for_the_generations_of_another_compiler() {
     let tables = live.settle().unwrap();
     live.published(2);
     assert_eq!((live.rebuilt(), verdict(&tables, "10.0.0.2", 80).program), (1, said.program));
-    assert_eq!(live.isolating_then(said.program, 1).unwrap(), [&object("x/first")]);
-    assert_eq!(live.isolating_then(said.program, 2).unwrap(), [&object("x/second")]);
+    assert_eq!(live.compiler_of(1).isolating_then(said.program, 1).unwrap(), [&object("x/first")]);
+    assert_eq!(live.compiler_of(2).isolating_then(said.program, 2).unwrap(), [&object("x/second")]);
     live.reclaim(2);
-    assert_eq!(live.isolating_then(said.program, 1), None, "nobody knows any more");
-    assert_eq!(live.admitting_then(said.program, said.interval, None, 1), None);
-    assert_eq!(live.isolating_then(said.program, 2).unwrap(), [&object("x/second")]);
+    assert_eq!(live.compiler_of(1).isolating_then(said.program, 1), None, "nobody knows any more");
+    assert_eq!(live.compiler_of(1).admitting_then(said.program, said.interval, None, 1), None);
+    assert_eq!(live.compiler_of(2).isolating_then(said.program, 2).unwrap(), [&object("x/second")]);
 }
 
 /// The tables of before a failure are published again when something else changes: then they are of a new generation, and

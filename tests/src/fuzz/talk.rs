@@ -5,6 +5,7 @@
 
 use super::scene::End;
 use super::world::World;
+use crate::frames::chunk::*;
 
 /// The protocols that are played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -228,8 +229,6 @@ impl Talk {
     }
 }
 
-const INIT: u8 = 1;
-
 /// What a packet means in a connection of which all is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
@@ -325,15 +324,6 @@ pub(super) fn tcp(segment: &Segment, side: usize, talk: Talk) -> Meaning {
 
 /// The same for an SCTP chunk with a verification tag.
 pub(super) fn sctp(chunk: u8, tag: u32, side: usize, step: u8) -> Meaning {
-    const DATA: u8 = 0;
-    const INIT_ACK: u8 = 2;
-    const SACK: u8 = 3;
-    const ABORT: u8 = 6;
-    const SHUTDOWN: u8 = 7;
-    const SHUTDOWN_ACK: u8 = 8;
-    const COOKIE_ECHO: u8 = 10;
-    const COOKIE_ACK: u8 = 11;
-    const SHUTDOWN_COMPLETE: u8 = 14;
     let proper = |step| Meaning::Proper(Talk::Sctp(step));
     match (step, side, chunk, tag) {
         (0 | 1, 0, INIT, 0) => proper(step),

@@ -4,7 +4,6 @@
 //! holds that every packet and frame is accounted for.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use af_xdp::twin::Sent;
 use podgate_config::model::*;
@@ -12,9 +11,9 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::fragment::Charge;
 use podgate_dataplane::packet::{PortId, WorkerId};
 use podgate_dataplane::worker::{Established, WorkerSettings};
-use podgate_tests::cluster::{ip, name, pod};
-use podgate_tests::frames::From;
-use podgate_tests::rig::{ROUTER_MAC, Rig, UPLINK, gateway_mac, peer_mac};
+use podgate_tests::cluster::{Addresses, name, pods};
+use podgate_tests::frames::{From, assert_forwarded};
+use podgate_tests::rig::Rig;
 
 /// A rig with three pods, and what to expect of it.
 pub struct Case {
@@ -26,8 +25,8 @@ pub struct Case {
     pub a: PortId,
     /// The port of the pod `shop/b`, on the last worker.
     pub b: PortId,
-    /// Over IPv6?
-    pub six: bool,
+    /// Whose address is which.
+    pub at: Addresses,
     /// How many workers there are.
     pub workers: u8,
     /// All drops that must have been counted by now.
@@ -44,17 +43,13 @@ impl Case {
     pub fn with(workers: u8, six: bool, settings: &WorkerSettings) -> Self {
         let mut rig = Rig::new(workers, settings);
         let mut cluster = Cluster::default();
-        for pod in [
-            pod("shop/a", [ip("10.244.0.1"), ip("fd00:10:244::1")]),
-            pod("shop/b", [ip("10.244.0.2"), ip("fd00:10:244::2")]),
-            pod("shop/remote", [ip("10.244.9.9"), ip("fd00:10:244::9:9")]),
-        ] {
+        for pod in pods() {
             cluster.pods.insert(pod.name.clone(), pod);
         }
         let a = rig.add_pod(&name("shop/a"), WorkerId(0));
         let b = rig.add_pod(&name("shop/b"), WorkerId(workers - 1));
         rig.publish(&cluster);
-        Self { rig, cluster, a, b, six, workers, drops: BTreeMap::new() }
+        Self { rig, cluster, a, b, at: Addresses { six }, workers, drops: BTreeMap::new() }
     }
 
     /// Puts a policy in force besides those there are.
@@ -63,34 +58,14 @@ impl Case {
         self.rig.publish(&self.cluster);
     }
 
-    /// The one of the case's family.
-    pub fn address(&self, v4: &str, v6: &str) -> IpAddr {
-        ip(if self.six { v6 } else { v4 })
-    }
-
-    /// Address of `a`.
-    pub fn a_ip(&self) -> IpAddr {
-        self.address("10.244.0.1", "fd00:10:244::1")
-    }
-
-    /// Address of `b`.
-    pub fn b_ip(&self) -> IpAddr {
-        self.address("10.244.0.2", "fd00:10:244::2")
-    }
-
-    /// An address behind the uplink.
-    pub fn outside_ip(&self) -> IpAddr {
-        self.address("192.0.2.7", "2001:db8::7")
-    }
-
     /// Packets from `a` to `b`.
     pub fn a_to_b(&self) -> From {
-        From::new(self.a, self.a_ip(), self.b_ip())
+        From::new(self.a, self.at.a(), self.at.b())
     }
 
     /// Packets from `b` to `a`.
     pub fn b_to_a(&self) -> From {
-        From::new(self.b, self.b_ip(), self.a_ip())
+        From::new(self.b, self.at.b(), self.at.a())
     }
 
     /// Sends a frame; what comes out of which port.
@@ -112,20 +87,7 @@ impl Case {
         assert_eq!(all.len(), out.len(), "expected {} at {to}, got {all:?}", out.len());
         for ((port, sent), frame) in all.iter().zip(out) {
             assert_eq!(*port, to);
-            let destination = if to == UPLINK { ROUTER_MAC } else { peer_mac(to) };
-            assert_eq!(sent.bytes[..6], destination);
-            assert_eq!(sent.bytes[6..12], gateway_mac(to));
-            let mut expected = frame.to_vec();
-            expected[..12].copy_from_slice(&sent.bytes[..12]);
-            if self.six {
-                expected[21] -= 1;
-            } else {
-                expected[22] -= 1;
-                expected[24..26].copy_from_slice(&sent.bytes[24..26]);
-                let header = etherparse::Ipv4Header::from_slice(&sent.bytes[14..]).unwrap().0;
-                assert_eq!(header.header_checksum, header.calc_header_checksum());
-            }
-            assert_eq!(sent.bytes, expected);
+            assert_forwarded(frame, &sent.bytes, to);
         }
         self.holds();
     }

@@ -126,8 +126,8 @@ fn datagrams_between_each_other_stay_apart() {
 #[test]
 fn the_same_identification_of_others_is_another_datagram() {
     each(|mut case| {
-        let (a, b, a_ip, b_ip) = (case.a, case.b, case.a_ip(), case.b_ip());
-        let outside = case.outside_ip();
+        let (a, b, a_ip, b_ip) = (case.a, case.b, case.at.a(), case.at.b());
+        let outside = case.at.outside();
         let first = case.a_to_b().udp_fragments((1000, 53), 1500, EACH, 7);
         case.passes(a, &first[0], b);
         // Another source, another destination, another port: each waits for a first one of its own.
@@ -139,7 +139,7 @@ fn the_same_identification_of_others_is_another_datagram() {
         let other = From::new(HOST, a_ip, b_ip).udp_fragments((1000, 53), 1500, EACH, 7);
         case.waits(HOST, &other[1]);
         // For IPv4 another protocol too; for IPv6 it does not count.
-        if !case.six {
+        if !case.at.six {
             let other = fragments(&case.a_to_b().other(47, &[1; 1500]), EACH, 7);
             case.waits(a, &other[1]);
         }
@@ -225,8 +225,8 @@ fn what_cannot_be_is_dropped_by_name() {
         }
         case.drops(a, &fragment(&udp, 800..808, true, 3), DropReason::FragmentTableFull);
         // For the gateway itself.
-        let gateway = case.address("169.254.1.1", "fe80::1");
-        let from = From::new(a, case.a_ip(), gateway);
+        let gateway = case.at.of("169.254.1.1", "fe80::1");
+        let from = From::new(a, case.at.a(), gateway);
         for piece in fragments(&from.with_more(&from.echo(7, false), &[1; 1500]), EACH, 1) {
             case.drops(a, &piece, DropReason::Fragment);
         }
@@ -449,7 +449,7 @@ fn a_flood_from_outside_leaves_room_for_pods() {
             for number in 0..64_u32 {
                 let source =
                     if six { format!("2001:db8::{number:x}:1") } else { format!("192.0.2.{number}") };
-                let from = From::new(UPLINK, source.parse().unwrap(), case.a_ip());
+                let from = From::new(UPLINK, source.parse().unwrap(), case.at.a());
                 let before = case.rig.drops();
                 let sent = case.send(UPLINK, &from.udp_fragments((1000, 53), 3500, EACH, number)[place]);
                 let is_limited = case.rig.drops() != before;
@@ -483,7 +483,7 @@ fn whoever_lies_to_the_host_stack_uses_up_no_pods_share() {
     for (workers, six) in [(1, false), (1, true)] {
         let mut case = small(workers, six);
         let (there, a, b) = (case.a_to_b(), case.a, case.b);
-        let lie = From::new(HOST, case.a_ip(), case.b_ip());
+        let lie = From::new(HOST, case.at.a(), case.at.b());
         for id in 0..4 {
             case.waits(HOST, &lie.udp_fragments((1000, 53), 3500, EACH, id)[1]);
         }
@@ -584,7 +584,7 @@ fn a_port_that_goes_while_its_fragments_wait_loses_no_frame() {
 #[test]
 fn an_atomic_fragment_is_a_whole_packet() {
     each(|mut case| {
-        if !case.six {
+        if !case.at.six {
             return;
         }
         case.policy(only_a_to_b());

@@ -14,10 +14,10 @@ use crate::craft::segment_with;
 #[test]
 fn a_source_that_is_not_the_senders_own_is_dropped() {
     each(|mut case| {
-        let (a, a_ip, b_ip) = (case.a, case.a_ip(), case.b_ip());
-        let (node, remote, outside) = (case.node_ip(), case.remote_ip(), case.outside_ip());
-        let link_local = case.address("169.254.3.4", "fe80::77");
-        let gateway = case.address("169.254.1.1", "fe80::1");
+        let (a, a_ip, b_ip) = (case.a, case.at.a(), case.at.b());
+        let (node, remote, outside) = (case.at.node(), case.at.remote(), case.at.outside());
+        let link_local = case.at.of("169.254.3.4", "fe80::77");
+        let gateway = case.at.of("169.254.1.1", "fe80::1");
         for source in [b_ip, node, remote, outside, link_local, gateway] {
             for destination in [a_ip, b_ip, node, outside] {
                 let from = From::new(a, source, destination);

@@ -17,12 +17,11 @@ use podgate_config::model::{Cluster, NetworkPolicy, Pod};
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::policy::PodSlot;
-use podgate_dataplane::snapshot::Mac;
 use podgate_dataplane::worker::{Established, Unresolved, WorkerSettings};
 use podgate_tests::frames::From;
-use podgate_tests::rig::{HOST, ROUTER_MAC, Rig, UPLINK, gateway_mac, peer_mac};
+use podgate_tests::rig::{HOST, Rig, UPLINK, gateway_mac, link_peer};
 
-use crate::cluster::{ip, name, pod};
+use crate::cluster::{Addresses, name, pods};
 use crate::ledger::{Counter, Ledger};
 
 /// What a frame must come to.
@@ -56,7 +55,7 @@ pub struct Case {
     pub cluster: Cluster,
     pub a: PortId,
     pub b: PortId,
-    pub six: bool,
+    pub at: Addresses,
     pub workers: u8,
     /// Each worker has a queue of the uplink, its own number's.
     spread: bool,
@@ -110,7 +109,7 @@ impl Case {
             cluster: Cluster::default(),
             a: HOST,
             b: HOST,
-            six,
+            at: Addresses { six },
             workers,
             homes: BTreeMap::from([(HOST, WorkerId(0)), (UPLINK, WorkerId(workers - 1))]),
             local: BTreeMap::new(),
@@ -118,10 +117,10 @@ impl Case {
             ledger: Ledger::default(),
             besides: Besides::default(),
         };
-        let remote = pod("shop/remote", [ip("10.244.9.9"), ip("fd00:10:244::9:9")]);
+        let [a, b, remote] = pods();
         case.cluster.pods.insert(remote.name.clone(), remote);
-        case.a = case.add_pod(pod("shop/a", [ip("10.244.0.1"), ip("fd00:10:244::1")]), 0);
-        case.b = case.add_pod(pod("shop/b", [ip("10.244.0.2"), ip("fd00:10:244::2")]), workers - 1);
+        case.a = case.add_pod(a, 0);
+        case.b = case.add_pod(b, workers - 1);
         case.publish();
         case
     }
@@ -182,48 +181,18 @@ impl Case {
 
     // Names of things.
 
-    pub fn address(&self, v4: &str, v6: &str) -> IpAddr {
-        ip(if self.six { v6 } else { v4 })
-    }
-
-    pub fn a_ip(&self) -> IpAddr {
-        self.address("10.244.0.1", "fd00:10:244::1")
-    }
-
-    pub fn b_ip(&self) -> IpAddr {
-        self.address("10.244.0.2", "fd00:10:244::2")
-    }
-
-    pub fn remote_ip(&self) -> IpAddr {
-        self.address("10.244.9.9", "fd00:10:244::9:9")
-    }
-
-    pub fn node_ip(&self) -> IpAddr {
-        self.address("10.244.255.254", "fd00:10:244::fffe")
-    }
-
-    /// An address behind the uplink.
-    pub fn outside_ip(&self) -> IpAddr {
-        self.address("192.0.2.7", "2001:db8::7")
-    }
-
-    /// An address that the host stack leads to.
-    pub fn elsewhere_ip(&self) -> IpAddr {
-        self.address("203.0.113.200", "2001:dbf::1")
-    }
-
     pub fn a_to_b(&self) -> From {
-        From::new(self.a, self.a_ip(), self.b_ip())
+        From::new(self.a, self.at.a(), self.at.b())
     }
 
     pub fn b_to_a(&self) -> From {
-        From::new(self.b, self.b_ip(), self.a_ip())
+        From::new(self.b, self.at.b(), self.at.a())
     }
 
     /// From `a` to somebody by each way out of it, and back: another pod, the uplink, and the host stack.
     pub fn ways(&self) -> [(From, From); 3] {
-        let a_ip = self.a_ip();
-        [(self.b, self.b_ip()), (UPLINK, self.outside_ip()), (HOST, self.elsewhere_ip())]
+        let a_ip = self.at.a();
+        [(self.b, self.at.b()), (UPLINK, self.at.outside()), (HOST, self.at.elsewhere())]
             .map(|(port, peer)| (From::new(self.a, a_ip, peer), From::new(port, peer, a_ip)))
     }
 
@@ -478,11 +447,6 @@ impl Case {
     pub fn slot(&self, address: IpAddr) -> Option<PodSlot> {
         self.rig.tables.as_ref().unwrap().lookup(address).map(|(_, slot)| slot)
     }
-}
-
-/// The MAC address of who is behind a port.
-pub fn link_peer(port: PortId) -> Mac {
-    if port == UPLINK { ROUTER_MAC } else { peer_mac(port) }
 }
 
 pub fn kind(port: PortId) -> PortKind {

@@ -49,8 +49,8 @@ fn an_isolated_pod_takes_what_a_rule_admits_and_its_answers_pass() {
         case.opens(a, &there.udp(1000, 53, b"query"), b);
         case.passes(b, &back.udp(53, 1000, b"answer"), a);
         // The same from anybody else.
-        for (port, source) in [(UPLINK, case.outside_ip()), (HOST, case.remote_ip())] {
-            let from = From::new(port, source, case.b_ip());
+        for (port, source) in [(UPLINK, case.at.outside()), (HOST, case.at.remote())] {
+            let from = From::new(port, source, case.at.b());
             case.drops(port, &from.tcp(1000, 80, "S"), DropReason::PolicyIngress);
             case.drops(port, &from.udp(1000, 53, b"query"), DropReason::PolicyIngress);
         }
@@ -100,7 +100,7 @@ fn replies_reach_an_isolated_client_and_nothing_else_does() {
             case.drops(b, &back.other(4, b"tunnel"), DropReason::PolicyIngress);
         }
         // Somebody who was not asked, with the numbers of an answer.
-        let remote = From::new(HOST, case.remote_ip(), case.a_ip());
+        let remote = From::new(HOST, case.at.remote(), case.at.a());
         case.drops(HOST, &remote.udp(53, 1000, b"answer"), DropReason::PolicyIngress);
         case.drops(HOST, &remote.tcp(80, 1000, "SA"), DropReason::StrayTcp);
         case.drops(HOST, &remote.echo(7, true), DropReason::StrayIcmpReply);
@@ -151,7 +151,7 @@ fn strays_are_dropped_by_name() {
                     case.drops(from.port, &from.sctp(1000, 80, chunk), DropReason::StraySctp);
                 }
                 case.drops(from.port, &from.echo(7, true), DropReason::StrayIcmpReply);
-                if !case.six {
+                if !case.at.six {
                     let timestamp = icmp(&from, 14, 0, [0, 7, 0, 1], &[0; 12]);
                     case.drops(from.port, &timestamp, DropReason::StrayIcmpReply);
                 }
@@ -174,7 +174,7 @@ fn protocols_without_ports_go_by_their_pair_of_addresses() {
             case.opens(a, &there.other(protocol, &[0, 80, 0, 81]), b);
             case.passes(b, &back.other(protocol, &[1, 2, 3, 4, 5]), a);
             case.passes(a, &there.other(protocol, b""), b);
-            let remote = From::new(HOST, case.remote_ip(), case.a_ip());
+            let remote = From::new(HOST, case.at.remote(), case.at.a());
             case.drops(HOST, &remote.other(protocol, b"x"), DropReason::PolicyIngress);
         }
         // A rule with ports admits none of them, nor does one that has a port 0.
@@ -184,7 +184,7 @@ fn protocols_without_ports_go_by_their_pair_of_addresses() {
             case.drops(a, &there.other(protocol, b"x"), DropReason::PolicyIngress);
         }
         // The other family's ICMP is none: nobody answers it, and each way is judged for itself.
-        let foreign = if case.six { 1 } else { 58 };
+        let foreign = if case.at.six { 1 } else { 58 };
         case.policies([deny_ingress(app("a"))]);
         case.opens(a, &there.other(foreign, &[8, 0, 0, 0, 0, 7, 0, 1]), b);
         case.drops(b, &back.other(foreign, &[0, 0, 0, 0, 0, 9, 0, 1]), DropReason::PolicyIngress);
@@ -196,7 +196,7 @@ fn protocols_without_ports_go_by_their_pair_of_addresses() {
 fn a_pod_reaches_itself_whatever_policy_says() {
     each(|mut case| {
         case.policy(deny_all(Selector::everything()));
-        let (a, own) = (case.a, case.a_ip());
+        let (a, own) = (case.a, case.at.a());
         let itself = From::new(a, own, own);
         case.opens(a, &itself.tcp(1000, 80, "S"), a);
         case.passes(a, &itself.tcp(80, 1000, "SA"), a);
@@ -213,17 +213,17 @@ fn a_pod_reaches_itself_whatever_policy_says() {
 fn the_own_node_always_reaches_its_pods_and_nobody_else_by_that_way() {
     each(|mut case| {
         case.policy(deny_all(Selector::everything()));
-        let (a, node, a_ip) = (case.a, case.node_ip(), case.a_ip());
+        let (a, node, a_ip) = (case.a, case.at.node(), case.at.a());
         case.opens(HOST, &From::new(HOST, node, a_ip).tcp(1000, 80, "S"), a);
         case.passes(a, &From::new(a, a_ip, node).tcp(80, 1000, "SA"), HOST);
         case.opens(a, &From::new(a, a_ip, node).udp(1000, 53, b"to the node"), HOST);
         case.passes(HOST, &From::new(HOST, node, a_ip).udp(53, 1000, b"from the node"), a);
         // Routed by the host from elsewhere, and from a pod of another node.
-        for source in [case.outside_ip(), case.remote_ip(), case.b_ip()] {
+        for source in [case.at.outside(), case.at.remote(), case.at.b()] {
             let from = From::new(HOST, source, a_ip);
             // b's own egress is judged first.
             let reason =
-                if source == case.b_ip() { DropReason::PolicyEgress } else { DropReason::PolicyIngress };
+                if source == case.at.b() { DropReason::PolicyEgress } else { DropReason::PolicyIngress };
             case.drops(HOST, &from.tcp(1000, 80, "S"), reason);
             case.drops(HOST, &from.udp(1000, 53, b"x"), reason);
         }
@@ -235,18 +235,18 @@ fn the_own_node_always_reaches_its_pods_and_nobody_else_by_that_way() {
 #[test]
 fn ways_out_are_the_uplink_for_direct_networks_and_the_host_for_the_rest() {
     each(|mut case| {
-        let (a, a_ip, outside) = (case.a, case.a_ip(), case.outside_ip());
+        let (a, a_ip, outside) = (case.a, case.at.a(), case.at.outside());
         case.opens(a, &From::new(a, a_ip, outside).udp(1, 2, b"out"), UPLINK);
         case.passes(UPLINK, &From::new(UPLINK, outside, a_ip).udp(2, 1, b"back"), a);
-        let elsewhere = case.elsewhere_ip();
+        let elsewhere = case.at.elsewhere();
         case.opens(a, &From::new(a, a_ip, elsewhere).udp(1, 2, b"out"), HOST);
         // A pod of another node is reached by the host.
-        let remote = case.remote_ip();
+        let remote = case.at.remote();
         case.opens(a, &From::new(a, a_ip, remote).udp(1, 2, b"out"), HOST);
         // What comes from the host for nobody here does not go back there, nor what comes from the uplink.
         case.drops(HOST, &From::new(HOST, outside, elsewhere).udp(1, 2, b"x"), DropReason::NoRoute);
         case.drops(UPLINK, &From::new(UPLINK, elsewhere, outside).udp(1, 2, b"x"), DropReason::NoRoute);
-        if !case.six {
+        if !case.at.six {
             let unknown = From::new(a, a_ip, ip("198.51.100.1"));
             for _ in 0..2 {
                 case.asking_for(UPLINK, ip("203.0.113.99"));
@@ -265,7 +265,7 @@ fn ways_out_are_the_uplink_for_direct_networks_and_the_host_for_the_rest() {
 #[test]
 fn a_connection_between_host_and_uplink_has_one_owner_for_both_directions() {
     each(|mut case| {
-        let (node, outside) = (case.node_ip(), case.outside_ip());
+        let (node, outside) = (case.at.node(), case.at.outside());
         let (there, back) = (From::new(HOST, node, outside), From::new(UPLINK, outside, node));
         case.opens(HOST, &there.tcp(1000, 80, "S"), UPLINK);
         case.passes(UPLINK, &back.tcp(80, 1000, "SA"), HOST);

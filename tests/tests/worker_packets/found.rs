@@ -34,7 +34,7 @@ fn only_one(case: &mut Case, tuple: &Tuple) -> FoundFlow {
 /// The rules that admitted the connection, of the policies in force.
 fn admitted_by(case: &Case, judgement: &Judgement) -> Vec<String> {
     let verdict = judgement.ingress.unwrap();
-    let peer = PolicyPeer { address: case.a_ip(), pod: case.slot(case.a_ip()) };
+    let peer = PolicyPeer { address: case.at.a(), pod: case.slot(case.at.a()) };
     let compiler = case.rig.follower.world.live().compiler();
     let rules = compiler.admitting(verdict.program, verdict.interval, peer);
     rules.iter().map(|rule| format!("{} {} {:?}", rule.policy, rule.rule, rule.peer)).collect()
@@ -98,7 +98,7 @@ fn an_open_connection_leads_to_the_rule_that_admitted_it() {
             Tuple { source_port: 1001, ..tuple },
             Tuple { destination_port: 81, ..tuple },
             Tuple { protocol: UDP, ..tuple },
-            Tuple { source: case.outside_ip(), ..tuple },
+            Tuple { source: case.at.outside(), ..tuple },
             Tuple { source_port: 80, destination_port: 1000, ..tuple },
         ] {
             assert_eq!(case.rig.find_flows(&nobody), []);
@@ -242,7 +242,7 @@ fn pings_are_told_apart_by_identifier_and_by_who_asks() {
         let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
         case.opens(a, &there.echo(7, false), b);
         case.passes(b, &back.echo(7, true), a);
-        let (protocol, kind) = if case.six { (58, 128) } else { (1, 8) };
+        let (protocol, kind) = if case.at.six { (58, 128) } else { (1, 8) };
         let ping = tuple(&there, 7, kind, protocol);
         let found = only_one(&mut case, &ping);
         assert_eq!(
@@ -268,7 +268,7 @@ fn a_flood_washes_out_no_answered_connection() {
         let (_, back, of_before) = connect(&mut case, 1000);
         case.passes(case.b, &back.tcp(80, 1000, "R"), case.a);
         case.time_passes(Duration::from_secs(10), 1);
-        let flood = From::new(UPLINK, case.outside_ip(), case.b_ip());
+        let flood = From::new(UPLINK, case.at.outside(), case.at.b());
         for batch in 0..20 {
             case.floods((0..50).map(|number| (UPLINK, flood.tcp(2000 + 50 * batch + number, 80, "S"))));
         }
@@ -288,7 +288,7 @@ fn no_answer_grows_beyond_bounds_and_no_history_is_none() {
     for (history, told) in [(4096, 16), (8, 7), (1, 1), (0, 0)] {
         let mut case = Case::new(1, false, &shape(history));
         let (there, back) =
-            (From::new(HOST, case.node_ip(), case.b_ip()), From::new(case.b, case.b_ip(), case.node_ip()));
+            (From::new(HOST, case.at.node(), case.at.b()), From::new(case.b, case.at.b(), case.at.node()));
         for _ in 0..40 {
             case.opens(HOST, &there.udp(123, 123, b"time?"), case.b);
             case.passes(case.b, &back.udp(123, 123, b"late"), HOST);

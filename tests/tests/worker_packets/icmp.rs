@@ -13,7 +13,7 @@ use crate::craft::{icmp, segment_with, with_extensions, with_options};
 
 /// An IP header without what is an option in it.
 fn header_len(case: &Case) -> usize {
-    if case.six { 40 } else { 20 }
+    if case.at.six { 40 } else { 20 }
 }
 
 /// Every kind of error about a packet: unreachable, too big, time exceeded, parameter problem.
@@ -95,8 +95,8 @@ fn an_error_comes_from_the_way_of_its_connection() {
     each(|mut case| {
         let c = case.add_pod(pod("shop/c", [ip("10.244.0.3"), ip("fd00:10:244::3")]), 0);
         case.publish();
-        let (a, b, a_ip) = (case.a, case.b, case.a_ip());
-        let c_ip = case.address("10.244.0.3", "fd00:10:244::3");
+        let (a, b, a_ip) = (case.a, case.b, case.at.a());
+        let c_ip = case.at.of("10.244.0.3", "fd00:10:244::3");
         let [(to_b, b_back), (out, _), (away, _)] = case.ways();
         let packets = [to_b.udp(1000, 9, b"to b"), out.udp(1000, 9, b"out"), away.udp(1000, 9, b"away")];
         for (packet, to) in packets.iter().zip([b, UPLINK, HOST]) {
@@ -106,12 +106,12 @@ fn an_error_comes_from_the_way_of_its_connection() {
         let local = case.a_to_b().udp(3000, 53, b"query");
         let b = case.b;
         case.opens(a, &local, b);
-        let router = case.address("192.0.2.254", "2001:db8::fe");
+        let router = case.at.of("192.0.2.254", "2001:db8::fe");
         for port in [UPLINK, HOST] {
             case.drops(port, &From::new(port, router, a_ip).unreachable(&local), DropReason::IcmpErrorNoFlow);
         }
         case.passes(UPLINK, &From::new(UPLINK, router, a_ip).unreachable(&packets[1]), a);
-        let router = case.address("198.18.0.1", "2001:dbf::fe");
+        let router = case.at.of("198.18.0.1", "2001:dbf::fe");
         case.passes(HOST, &From::new(HOST, router, a_ip).unreachable(&packets[2]), a);
         for packet in &packets {
             case.drops(c, &From::new(c, c_ip, a_ip).unreachable(packet), DropReason::IcmpErrorNoFlow);
@@ -120,8 +120,8 @@ fn an_error_comes_from_the_way_of_its_connection() {
         case.drops(b, &b_back.unreachable(&packets[2]), DropReason::IcmpErrorNoFlow);
         case.passes(b, &b_back.unreachable(&packets[0]), a);
         // To somebody else than the one who sent the packet: nothing that a stack would believe.
-        for (from, to) in [(b, c_ip), (b, case.outside_ip()), (c, case.b_ip())] {
-            let source = if from == b { case.b_ip() } else { c_ip };
+        for (from, to) in [(b, c_ip), (b, case.at.outside()), (c, case.at.b())] {
+            let source = if from == b { case.at.b() } else { c_ip };
             let error = From::new(from, source, to).unreachable(&packets[0]);
             case.drops(from, &error, DropReason::IcmpQuote);
         }
@@ -194,7 +194,7 @@ fn a_quote_with_options_and_extension_headers_is_understood() {
     each(|mut case| {
         let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
         let plain = there.udp(1000, 53, b"query");
-        let packet = if case.six {
+        let packet = if case.at.six {
             with_extensions(&plain, &[(0, &[1, 4, 0, 0, 0, 0]), (60, &[1, 4, 0, 0, 0, 0])])
         } else {
             with_options(&plain, &[1, 1, 1, 148, 4, 0, 0])
@@ -219,7 +219,7 @@ fn nobody_complains_about_a_complaint() {
         let last = From { hop_limit: 1, ..back }.unreachable(&query);
         case.drops(b, &last, DropReason::TtlExpired);
         // Routes are not learned from anybody.
-        let redirect = icmp(&back, if case.six { 137 } else { 5 }, 1, [0; 4], &query[14..]);
+        let redirect = icmp(&back, if case.at.six { 137 } else { 5 }, 1, [0; 4], &query[14..]);
         case.drops(b, &redirect, DropReason::IcmpRedirect);
         case.finish();
     });
@@ -256,7 +256,7 @@ fn an_error_about_a_connection_that_policy_revokes_is_dropped_with_it() {
 fn pings_are_told_apart_by_their_identifier_and_direction() {
     each(|mut case| {
         case.policies([]);
-        let kind = if case.six { 128 } else { 8 };
+        let kind = if case.at.six { 128 } else { 8 };
         for (there, back) in case.ways() {
             let (a, b) = (there.port, back.port);
             // The type's own number as an identifier: then both directions' numbers are the same.
@@ -271,7 +271,7 @@ fn pings_are_told_apart_by_their_identifier_and_direction() {
                 case.opens(b, &back.echo(identifier, false), a);
                 case.passes(a, &there.echo(identifier, true), b);
             }
-            if !case.six {
+            if !case.at.six {
                 let timestamp = |from: &From, kind| icmp(from, kind, 0, [0, 7, 0, 1], &[0; 12]);
                 case.drops(b, &timestamp(&back, 14), DropReason::StrayIcmpReply);
                 case.opens(a, &timestamp(&there, 13), b);
@@ -286,7 +286,7 @@ fn pings_are_told_apart_by_their_identifier_and_direction() {
 #[test]
 fn other_types_are_judged_each_way() {
     each(|mut case| {
-        let types: Vec<u8> = if case.six {
+        let types: Vec<u8> = if case.at.six {
             vec![138, 139, 140, 144, 145, 155, 160, 200, 255]
         } else {
             vec![1, 2, 7, 9, 10, 15, 16, 17, 18, 30, 40, 42, 43, 255]
@@ -319,7 +319,7 @@ fn other_types_are_judged_each_way() {
 #[test]
 fn unknown_errors_need_a_quote_too() {
     each(|mut case| {
-        if !case.six {
+        if !case.at.six {
             return case.finish();
         }
         let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
@@ -337,7 +337,7 @@ fn unknown_errors_need_a_quote_too() {
 /// Type and code of an ICMP answer, and who says it.
 fn said(case: &Case, answer: &[u8]) -> ([u8; 2], std::net::IpAddr) {
     let kind = answer[14 + header_len(case)..][..2].try_into().unwrap();
-    let source = if case.six {
+    let source = if case.at.six {
         <[u8; 16]>::try_from(&answer[22..38]).unwrap().into()
     } else {
         <[u8; 4]>::try_from(&answer[26..30]).unwrap().into()
@@ -348,7 +348,7 @@ fn said(case: &Case, answer: &[u8]) -> ([u8; 2], std::net::IpAddr) {
 #[test]
 fn an_expired_hop_limit_is_answered() {
     each(|mut case| {
-        let node = case.node_ip();
+        let node = case.at.node();
         for (there, back) in case.ways() {
             for hop_limit in [1, 0] {
                 let frame = From { hop_limit, ..there }.udp(1000, 33_434, b"trace");
@@ -356,7 +356,7 @@ fn an_expired_hop_limit_is_answered() {
                     case.opening();
                 }
                 let answer = case.tells(there.port, &frame, DropReason::TtlExpired);
-                assert_eq!(said(&case, &answer), (if case.six { [3, 0] } else { [11, 0] }, node));
+                assert_eq!(said(&case, &answer), (if case.at.six { [3, 0] } else { [11, 0] }, node));
                 assert!(answer.ends_with(&frame[14..]), "what was sent is quoted as it was");
             }
             let frame = From { hop_limit: 1, ..back }.udp(33_434, 1000, b"back");
@@ -369,12 +369,12 @@ fn an_expired_hop_limit_is_answered() {
 #[test]
 fn what_is_too_large_for_the_way_out_is_answered() {
     each(|mut case| {
-        let node = case.node_ip();
+        let node = case.at.node();
         let most = 1500 - header_len(&case) - 8;
         for (there, back) in case.ways() {
             let frame = there.udp(1000, 9, &vec![0; most + 1]);
             let answer = case.opening().tells(there.port, &frame, DropReason::PacketTooBig);
-            assert_eq!(said(&case, &answer), (if case.six { [2, 0] } else { [3, 4] }, node));
+            assert_eq!(said(&case, &answer), (if case.at.six { [2, 0] } else { [3, 4] }, node));
             let mtu = &answer[14 + header_len(&case) + 6..][..2];
             assert_eq!(mtu, 1500_u16.to_be_bytes());
             case.passes(there.port, &there.udp(1000, 9, &vec![0; most]), back.port);
@@ -382,7 +382,7 @@ fn what_is_too_large_for_the_way_out_is_answered() {
             // Time is up before size is asked.
             let both = From { hop_limit: 1, ..there }.udp(1000, 9, &vec![0; most + 1]);
             let answer = case.tells(there.port, &both, DropReason::TtlExpired);
-            assert_eq!(said(&case, &answer).0, if case.six { [3, 0] } else { [11, 0] });
+            assert_eq!(said(&case, &answer).0, if case.at.six { [3, 0] } else { [11, 0] });
         }
         case.finish();
     });

@@ -22,7 +22,7 @@ fn rejecting() -> WorkerSettings {
 fn denied_packets_are_rejected_if_asked_for() {
     each_with(&rejecting(), |mut case| {
         let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
-        let ip_len = if case.six { 40 } else { 20 };
+        let ip_len = if case.at.six { 40 } else { 20 };
         case.opens(a, &there.tcp(999, 80, "S"), b);
         case.opens(a, &there.udp(999, 53, b"query"), b);
         case.policy(deny_all(app("b")));
@@ -43,19 +43,19 @@ fn denied_packets_are_rejected_if_asked_for() {
             there.other(47, b"tunnel"),
         ] {
             let answer = case.tells(a, &frame, DropReason::PolicyIngress);
-            assert_eq!(answer[14 + ip_len..][..2], if case.six { [1, 1] } else { [3, 13] });
+            assert_eq!(answer[14 + ip_len..][..2], if case.at.six { [1, 1] } else { [3, 13] });
             assert!(answer.ends_with(&frame[14..]));
         }
-        let own = From::new(b, case.b_ip(), case.outside_ip());
+        let own = From::new(b, case.at.b(), case.at.outside());
         case.tells(b, &own.udp(1, 2, b"out"), DropReason::PolicyEgress);
-        let outside = From::new(UPLINK, case.outside_ip(), case.b_ip());
+        let outside = From::new(UPLINK, case.at.outside(), case.at.b());
         case.tells(UPLINK, &outside.tcp(1, 2, "S"), DropReason::PolicyIngress);
-        let remote = From::new(HOST, case.remote_ip(), case.b_ip());
+        let remote = From::new(HOST, case.at.remote(), case.at.b());
         case.tells(HOST, &remote.udp(1, 2, b"x"), DropReason::PolicyIngress);
         // What policy has not denied is dropped in silence.
         case.drops(a, &there.tcp(1000, 80, "RA"), DropReason::StrayTcp);
         case.drops(a, &there.tcp(1000, 80, "A"), DropReason::StrayTcp);
-        case.drops(a, &From::new(a, case.b_ip(), case.node_ip()).udp(1, 2, b"x"), DropReason::SpoofedSource);
+        case.drops(a, &From::new(a, case.at.b(), case.at.node()).udp(1, 2, b"x"), DropReason::SpoofedSource);
         case.finish();
     });
 }
@@ -88,7 +88,7 @@ fn answers_come_in_bursts_and_not_without_end() {
 #[test]
 fn both_ends_of_a_revoked_connection_are_told_if_asked_for() {
     each_with(&rejecting(), |mut case| {
-        let tcp = if case.six { 54 } else { 34 };
+        let tcp = if case.at.six { 54 } else { 34 };
         let number = |frame: &[u8], at: usize| u32::from_be_bytes(frame[tcp + at..][..4].try_into().unwrap());
         for (there, back) in case.ways() {
             for (from, to, ports) in [(there, back, (1000, 80)), (back, there, (80, 1000))] {
@@ -119,25 +119,32 @@ fn establish(case: &mut Case, (there, back): (From, From), port: u16) {
     case.passes(there.port, &there.tcp(port, 80, "A"), back.port);
 }
 
+/// All places are taken by open connections from `a` to `b`; and another pod's way out, so that it is not the quota which
+/// refuses.
+fn full_of_open(six: bool) -> (Case, From) {
+    let settings = WorkerSettings { flows: 4, flows_per_pod: 4, ..WorkerSettings::default() };
+    let mut case = Case::new(1, six, &settings);
+    let ends = (case.a_to_b(), case.b_to_a());
+    for port in 0..4 {
+        establish(&mut case, ends, 1000 + port);
+    }
+    let other = From::new(case.b, case.at.b(), case.at.outside());
+    case.drops(case.b, &other.tcp(2000, 80, "S"), DropReason::FlowTableFull);
+    (case, other)
+}
+
 #[test]
 fn a_full_table_refuses_new_connections_and_keeps_open_ones() {
     for six in [false, true] {
-        let settings = WorkerSettings { flows: 4, flows_per_pod: 4, ..WorkerSettings::default() };
-        let mut case = Case::new(1, six, &settings);
-        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
-        for port in 0..4 {
-            establish(&mut case, (there, back), 1000 + port);
-        }
-        // Another pod's, so that it is not the quota which refuses.
-        let other = From::new(b, case.b_ip(), case.outside_ip());
-        case.drops(b, &other.tcp(2000, 80, "S"), DropReason::FlowTableFull);
+        let (mut case, other) = full_of_open(six);
+        let (there, a, b) = (case.a_to_b(), case.a, case.b);
         case.passes(a, &there.tcp(1000, 80, "A"), b);
         case.passes(a, &there.tcp(1001, 80, "FA"), b);
         case.time_passes(Duration::from_secs(121), 1);
         case.opens(b, &other.tcp(2000, 80, "S"), UPLINK);
         // What nobody has answered yet makes room.
         case.evicting(1).opens(b, &other.tcp(2001, 80, "S"), UPLINK);
-        let answer = From::new(UPLINK, case.outside_ip(), case.b_ip());
+        let answer = From::new(UPLINK, case.at.outside(), case.at.b());
         case.drops(UPLINK, &answer.tcp(80, 2000, "SA"), DropReason::StrayTcp);
         case.passes(UPLINK, &answer.tcp(80, 2001, "SA"), b);
         case.finish();
@@ -149,8 +156,8 @@ fn a_full_table_refuses_new_connections_and_keeps_open_ones() {
 fn what_is_answered_once_keeps_nobody_out() {
     let settings = WorkerSettings { flows: 64, flows_per_pod: 3, ..WorkerSettings::default() };
     each_with(&settings, |mut case| {
-        let (b, outside) = (case.b, case.outside_ip());
-        let (there, back) = (From::new(UPLINK, outside, case.b_ip()), From::new(b, case.b_ip(), outside));
+        let (b, outside) = (case.b, case.at.outside());
+        let (there, back) = (From::new(UPLINK, outside, case.at.b()), From::new(b, case.at.b(), outside));
         // One that goes on, and one by datagrams.
         case.opens(UPLINK, &there.echo(1, false), b);
         case.passes(b, &back.echo(1, true), UPLINK);
@@ -173,18 +180,12 @@ fn what_is_answered_once_keeps_nobody_out() {
 #[test]
 fn open_connections_of_a_pod_that_is_gone_keep_nobody_out() {
     for six in [false, true] {
-        let settings = WorkerSettings { flows: 4, flows_per_pod: 4, ..WorkerSettings::default() };
-        let mut case = Case::new(1, six, &settings);
-        let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
-        for port in 0..4 {
-            establish(&mut case, (there, back), 1000 + port);
-        }
-        let other = From::new(b, case.b_ip(), case.outside_ip());
-        case.drops(b, &other.tcp(2000, 80, "S"), DropReason::FlowTableFull);
+        let (mut case, other) = full_of_open(six);
+        let (a, b) = (case.a, case.b);
         case.rig.remove_pod(a);
         case.cluster.pods.remove(&name("shop/a")).unwrap();
         case.rig.publish(&case.cluster);
-        let answer = From::new(UPLINK, case.outside_ip(), case.b_ip());
+        let answer = From::new(UPLINK, case.at.outside(), case.at.b());
         for port in 2000..2004 {
             case.cutting(1);
             establish(&mut case, (other, answer), port);
@@ -223,7 +224,7 @@ fn a_full_transmit_ring_drops_what_does_not_fit() {
     for six in [false, true] {
         let mut case = Case::new(1, six, &WorkerSettings::default());
         let (there, a) = (case.a_to_b(), case.a);
-        let host = From::new(HOST, case.node_ip(), case.b_ip());
+        let host = From::new(HOST, case.at.node(), case.at.b());
         let from = |from: From, count: u16| (0..count).map(move |port| (from.port, from.udp(port, 53, b"x")));
         let (sent, moved) = case.floods(from(there, 60).chain(from(host, 40)));
         assert_eq!(sent, 64);
@@ -240,7 +241,7 @@ fn a_full_transmit_ring_drops_what_does_not_fit() {
 #[test]
 fn the_kinds_of_ports_are_counted_apart() {
     let mut case = Case::new(2, false, &WorkerSettings::default());
-    let (a, a_ip, outside) = (case.a, case.a_ip(), case.outside_ip());
+    let (a, a_ip, outside) = (case.a, case.at.a(), case.at.outside());
     let frame = From::new(a, a_ip, outside).udp(1, 2, b"out");
     case.opens(a, &frame, UPLINK);
     let counts = case.rig.counts().counts;

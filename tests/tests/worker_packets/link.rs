@@ -11,17 +11,17 @@ use crate::craft::{arp, icmp, repair_length, repair_v4, solicitation, with_exten
 #[test]
 fn the_gateway_answers_ping() {
     each(|mut case| {
-        let (a, a_ip) = (case.a, case.a_ip());
-        let gateway = case.address("169.254.1.1", "fe80::1");
+        let (a, a_ip) = (case.a, case.at.a());
+        let gateway = case.at.of("169.254.1.1", "fe80::1");
         // Policy has no say in it.
         case.policies([deny_all(podgate_config::model::Selector::everything())]);
-        let own = if case.six { ip("fe80::aa") } else { a_ip };
+        let own = if case.at.six { ip("fe80::aa") } else { a_ip };
         for source in [a_ip, own] {
             let answer = case.answers(a, &From::new(a, source, gateway).echo(7, false));
             let expected = From::new(a, gateway, source).echo(7, true);
             assert_eq!(answer[14..], expected[14..]);
         }
-        let host = From::new(HOST, case.node_ip(), gateway);
+        let host = From::new(HOST, case.at.node(), gateway);
         case.answers(HOST, &host.echo(7, false));
         // Nothing else is listened to.
         let from = From::new(a, a_ip, gateway);
@@ -36,7 +36,7 @@ fn the_gateway_answers_ping() {
             case.drops(a, &frame, DropReason::NoRoute);
         }
         // Other link-local addresses are nobody's here.
-        let other = From::new(a, a_ip, case.address("169.254.7.7", "fe80::7"));
+        let other = From::new(a, a_ip, case.at.of("169.254.7.7", "fe80::7"));
         case.drops(a, &other.echo(7, false), DropReason::NoRoute);
         case.finish();
     });
@@ -45,14 +45,14 @@ fn the_gateway_answers_ping() {
 #[test]
 fn address_resolution_is_answered_for_what_the_gateway_forwards_to() {
     each(|mut case| {
-        let (a, a_ip) = (case.a, case.a_ip());
-        let known = if case.six {
+        let (a, a_ip) = (case.a, case.at.a());
+        let known = if case.at.six {
             ["fe80::1", "fd00:10:244::2", "fd00:10:244::9:9", "fd00:10:244::fffe"]
         } else {
             ["169.254.1.1", "10.244.0.2", "10.244.9.9", "10.244.255.254"]
         };
-        let unknown = if case.six { ["fd00:10:244::1", "fd00::9"] } else { ["10.244.0.1", "10.9.9.9"] };
-        let own = if case.six { ip("fe80::aa") } else { a_ip };
+        let unknown = if case.at.six { ["fd00:10:244::1", "fd00::9"] } else { ["10.244.0.1", "10.9.9.9"] };
+        let own = if case.at.six { ip("fe80::aa") } else { a_ip };
         let from = From::new(a, own, own);
         let ask = |target| match target {
             target if from.source.is_ipv6() => solicitation(&from, target),
@@ -60,13 +60,13 @@ fn address_resolution_is_answered_for_what_the_gateway_forwards_to() {
         };
         for target in known.map(ip) {
             let answer = case.answers(a, &ask(target));
-            let mac = if case.six { &answer[80..86] } else { &answer[22..28] };
+            let mac = if case.at.six { &answer[80..86] } else { &answer[22..28] };
             assert_eq!(mac, gateway_mac(a), "{target}");
         }
         for target in unknown.map(ip) {
             case.consumes(a, &ask(target));
         }
-        if case.six {
+        if case.at.six {
             case.consumes(a, &ask(ip("fe80::aa")));
         }
         case.finish();
@@ -76,12 +76,12 @@ fn address_resolution_is_answered_for_what_the_gateway_forwards_to() {
 #[test]
 fn arp_that_lies_or_is_no_arp_is_dropped() {
     each(|mut case| {
-        if case.six {
+        if case.at.six {
             return case.finish();
         }
-        let (a, a_ip, gateway) = (case.a, case.a_ip(), ip("169.254.1.1"));
+        let (a, a_ip, gateway) = (case.a, case.at.a(), ip("169.254.1.1"));
         let from = From::new(a, a_ip, gateway);
-        for sender in [case.b_ip(), case.node_ip(), gateway] {
+        for sender in [case.at.b(), case.at.node(), gateway] {
             case.drops(a, &arp(&from, 1, sender, gateway), DropReason::ArpSpoofed);
             case.drops(a, &arp(&from, 2, sender, sender), DropReason::ArpSpoofed);
         }
@@ -101,9 +101,9 @@ fn arp_that_lies_or_is_no_arp_is_dropped() {
         case.answers(a, &arp(&from, 1, ip("0.0.0.0"), gateway));
         case.consumes(a, &arp(&from, 1, ip("0.0.0.0"), a_ip));
         // The other ports' own addresses.
-        let host = From::new(HOST, case.node_ip(), gateway);
-        case.answers(HOST, &arp(&host, 1, case.node_ip(), a_ip));
-        case.drops(HOST, &arp(&host, 1, a_ip, case.node_ip()), DropReason::ArpSpoofed);
+        let host = From::new(HOST, case.at.node(), gateway);
+        case.answers(HOST, &arp(&host, 1, case.at.node(), a_ip));
+        case.drops(HOST, &arp(&host, 1, a_ip, case.at.node()), DropReason::ArpSpoofed);
         case.finish();
     });
 }
@@ -111,13 +111,13 @@ fn arp_that_lies_or_is_no_arp_is_dropped() {
 #[test]
 fn neighbour_discovery_that_lies_or_is_malformed_is_dropped() {
     each(|mut case| {
-        if !case.six {
+        if !case.at.six {
             return case.finish();
         }
         let (a, gateway) = (case.a, ip("fe80::1"));
-        let from = From::new(a, case.a_ip(), gateway);
+        let from = From::new(a, case.at.a(), gateway);
         case.answers(a, &solicitation(&from, gateway));
-        let b = From { source: case.b_ip(), ..from };
+        let b = From { source: case.at.b(), ..from };
         // A question is no claim of an address; an advertisement is.
         let advertise = |from: &From, target: std::net::IpAddr| {
             let std::net::IpAddr::V6(target) = target else { panic!() };
@@ -126,9 +126,9 @@ fn neighbour_discovery_that_lies_or_is_malformed_is_dropped() {
             body.extend_from_slice(&peer_mac(a));
             icmp(&From { hop_limit: 255, ..*from }, 136, 0, [0x40, 0, 0, 0], &body)
         };
-        case.consumes(a, &advertise(&from, case.a_ip()));
-        case.drops(a, &advertise(&from, case.b_ip()), DropReason::NdSpoofed);
-        case.drops(a, &advertise(&b, case.b_ip()), DropReason::NdSpoofed);
+        case.consumes(a, &advertise(&from, case.at.a()));
+        case.drops(a, &advertise(&from, case.at.b()), DropReason::NdSpoofed);
+        case.drops(a, &advertise(&b, case.at.b()), DropReason::NdSpoofed);
         case.drops(a, &solicitation(&b, gateway), DropReason::NdSpoofed);
         let good = solicitation(&from, gateway);
         // Forwarded by somebody, damaged, with another code.
@@ -184,21 +184,24 @@ fn what_is_not_for_a_router_is_dropped_by_name() {
                 for other in [[0x88, 0x47], [0x88, 0xcc], [0, 46], [0xff, 0xff]] {
                     case.drops(port, &changed(12, &other), DropReason::EtherType);
                 }
-                let (source, destination) = if case.six { (22, 38) } else { (26, 30) };
+                let (source, destination) = if case.at.six { (22, 38) } else { (26, 30) };
                 let address = |text: &str| match ip(text) {
                     std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
                     std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
                 };
-                let martians =
-                    if case.six { &["::", "::1", "::ffff:10.0.0.1"][..] } else { &["0.0.0.0", "127.0.0.1"] };
+                let martians = if case.at.six {
+                    &["::", "::1", "::ffff:10.0.0.1"][..]
+                } else {
+                    &["0.0.0.0", "127.0.0.1"]
+                };
                 for martian in martians {
                     case.drops(port, &changed(source, &address(martian)), DropReason::MartianAddress);
                     case.drops(port, &changed(destination, &address(martian)), DropReason::MartianAddress);
                 }
-                let group = address(if case.six { "ff0e::1" } else { "239.1.2.3" });
+                let group = address(if case.at.six { "ff0e::1" } else { "239.1.2.3" });
                 case.drops(port, &changed(source, &group), DropReason::MartianAddress);
                 case.drops(port, &changed(destination, &group), DropReason::Multicast);
-                if !case.six {
+                if !case.at.six {
                     let all = address("255.255.255.255");
                     case.drops(port, &changed(destination, &all), DropReason::Broadcast);
                     case.drops(port, &changed(source, &all), DropReason::MartianAddress);
@@ -234,12 +237,12 @@ fn padding_is_not_forwarded() {
 #[test]
 fn the_uplink_answers_for_nobody_but_the_node() {
     each(|mut case| {
-        if case.six {
+        if case.at.six {
             return case.finish();
         }
         // A router asks for the node's address; who answers there is the gateway.
         let mut question =
-            arp(&From::new(UPLINK, case.outside_ip(), case.node_ip()), 1, case.node_ip(), case.a_ip());
+            arp(&From::new(UPLINK, case.at.outside(), case.at.node()), 1, case.at.node(), case.at.a());
         case.answers(UPLINK, &question);
         question[28..32].copy_from_slice(&[192, 0, 2, 7]);
         case.drops(UPLINK, &question, DropReason::ArpSpoofed);

@@ -87,7 +87,7 @@ fn a_packet_that_ends_within_its_headers_is_dropped_by_the_headers_name() {
         case.opens(case.a, &live, case.b);
         for good in good_frames(&case.a_to_b(), &case.b_to_a()) {
             let (port, facts) = (sender(&case, &good), Facts::of(&good.frame).unwrap());
-            let first = if case.six { 54 } else { facts.transport };
+            let first = if case.at.six { 54 } else { facts.transport };
             for length in first..good.frame.len() {
                 let mut frame = good.frame[..length].to_vec();
                 repair_length(&mut frame);
@@ -113,7 +113,7 @@ fn a_packet_that_ends_within_its_headers_is_dropped_by_the_headers_name() {
 #[test]
 fn a_packet_shorter_than_its_own_header_is_dropped() {
     each(|mut case| {
-        if case.six {
+        if case.at.six {
             return case.finish();
         }
         for good in good_frames(&case.a_to_b(), &case.b_to_a()) {
@@ -197,12 +197,12 @@ fn a_frame_that_ends_too_early_in_two_buffers_is_dropped_once() {
 fn address_resolution_that_ends_too_early_is_dropped() {
     each(|mut case| {
         let a = case.a;
-        let from = From::new(a, case.a_ip(), case.a_ip());
-        let gateway = case.address("169.254.1.1", "fe80::1");
-        let (question, name) = if case.six {
+        let from = From::new(a, case.at.a(), case.at.a());
+        let gateway = case.at.of("169.254.1.1", "fe80::1");
+        let (question, name) = if case.at.six {
             (solicitation(&from, gateway), DropReason::Truncated)
         } else {
-            (arp(&from, 1, case.a_ip(), gateway), DropReason::ArpInvalid)
+            (arp(&from, 1, case.at.a(), gateway), DropReason::ArpInvalid)
         };
         for length in 1..question.len() {
             let reason = if length < 14 { DropReason::Truncated } else { name };
@@ -211,7 +211,7 @@ fn address_resolution_that_ends_too_early_is_dropped() {
         for byte in 1..question.len() {
             let reason = match byte {
                 ..14 => DropReason::Truncated,
-                _ if !case.six => DropReason::ArpInvalid,
+                _ if !case.at.six => DropReason::ArpInvalid,
                 // Its type is in the second buffer: a packet to a group like any other.
                 14..54 => DropReason::HeadersSplit,
                 54 => DropReason::Multicast,
@@ -227,7 +227,7 @@ fn address_resolution_that_ends_too_early_is_dropped() {
 #[test]
 fn a_damaged_ipv4_header_is_dropped() {
     each(|mut case| {
-        if case.six {
+        if case.at.six {
             return case.finish();
         }
         let (there, a) = (case.a_to_b(), case.a);

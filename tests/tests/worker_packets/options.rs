@@ -26,7 +26,7 @@ const LURE: [u8; 8] = [0x94, 8, 0, 80, 0, 80, 0, 80];
 #[test]
 fn options_of_every_length_do_not_shift_the_ports() {
     each(|mut case| {
-        if case.six {
+        if case.at.six {
             return case.finish();
         }
         let (there, back) = guarded(&mut case);
@@ -66,7 +66,7 @@ fn options_of_every_length_do_not_shift_the_ports() {
 #[test]
 fn options_that_route_are_dropped_and_others_pass_as_they_are() {
     each(|mut case| {
-        if case.six {
+        if case.at.six {
             return case.finish();
         }
         let (there, back) = guarded(&mut case);
@@ -117,7 +117,7 @@ fn options_that_route_are_dropped_and_others_pass_as_they_are() {
 #[test]
 fn a_header_length_that_lies_is_dropped() {
     each(|mut case| {
-        if case.six {
+        if case.at.six {
             return case.finish();
         }
         let (there, _) = guarded(&mut case);
@@ -163,15 +163,15 @@ fn a_header_length_that_lies_is_dropped() {
 fn a_checksum_that_is_left_to_the_device_is_found_behind_options_and_extensions() {
     each(|mut case| {
         let (there, a, b) = (case.a_to_b(), case.a, case.b);
-        let longer: Vec<u8> = if case.six {
+        let longer: Vec<u8> = if case.at.six {
             with_extensions(&there.udp(1000, 53, b"query"), &[(60, &[1, 4, 0, 0, 0, 0])])
         } else {
             with_options(&there.udp(1000, 53, b"query"), &[148, 4, 0, 0])
         };
-        let start = if case.six { 14 + 48 } else { 14 + 24 };
+        let start = if case.at.six { 14 + 48 } else { 14 + 24 };
         let mut frame = longer;
         // The sum of the pseudo-header alone, as a kernel leaves it.
-        let mut sum: u32 = frame[if case.six { 22..54 } else { 26..34 }]
+        let mut sum: u32 = frame[if case.at.six { 22..54 } else { 26..34 }]
             .chunks(2)
             .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
             .sum();
@@ -195,7 +195,7 @@ const PAD: [u8; 6] = [1, 4, 0, 0, 0, 0];
 #[test]
 fn extension_headers_do_not_shift_the_ports() {
     each(|mut case| {
-        if !case.six {
+        if !case.at.six {
             return case.finish();
         }
         let (there, back) = guarded(&mut case);
@@ -248,7 +248,7 @@ fn extension_headers_do_not_shift_the_ports() {
 #[test]
 fn extension_headers_that_hide_something_are_dropped_by_name() {
     each(|mut case| {
-        if !case.six {
+        if !case.at.six {
             return case.finish();
         }
         case.policies([]);

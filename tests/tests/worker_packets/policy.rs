@@ -146,7 +146,7 @@ fn a_tightened_policy_leaves_what_is_open_if_asked_for() {
                 case.policies([deny_all(Selector::everything())]);
                 case.passes(b, &talk.reply, a);
                 case.passes(a, &talk.on, b);
-                let another = From { destination: case.node_ip(), ..there };
+                let another = From { destination: case.at.node(), ..there };
                 case.opens(a, &another.udp(1, 2, b"the node is exempt"), HOST);
                 case.drops(a, &there.tcp(4000, 80, "S"), DropReason::PolicyEgress);
                 case.rig.advance(std::time::Duration::from_secs(999_999));
@@ -282,7 +282,7 @@ fn a_closed_port_lets_only_the_own_node_through() {
         case.publish();
         case.drops(a, &there.tcp(1000, 80, "S"), DropReason::PortClosed);
         case.drops(b, &back.tcp(1000, 80, "S"), DropReason::PortClosed);
-        let (node, b_ip) = (case.node_ip(), case.b_ip());
+        let (node, b_ip) = (case.at.node(), case.at.b());
         case.opens(HOST, &From::new(HOST, node, b_ip).tcp(1000, 80, "S"), b);
         case.opens(b, &From::new(b, b_ip, node).udp(1, 2, b"x"), HOST);
         case.finish();
@@ -303,7 +303,7 @@ fn unsynced_sources_close_ports_by_another_name() {
         case.cutting(1).drops(b, &back.tcp(80, 1000, "SA"), DropReason::PolicyRevoked);
         case.drops(a, &there.tcp(1000, 80, "S"), DropReason::NotSynced);
         case.drops(b, &back.udp(1000, 80, b"x"), DropReason::NotSynced);
-        let (node, b_ip) = (case.node_ip(), case.b_ip());
+        let (node, b_ip) = (case.at.node(), case.at.b());
         case.opens(HOST, &From::new(HOST, node, b_ip).tcp(1000, 80, "S"), b);
         case.rig.synced = true;
         case.rig.set_closed(a, false);

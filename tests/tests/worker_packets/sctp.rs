@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use podgate_dataplane::drop_reason::DropReason;
+use podgate_tests::frames::chunk::*;
 
 use crate::case::{Case, each};
 use crate::cluster::*;
@@ -10,16 +11,6 @@ use crate::craft::{sctp_chunks, sctp_init};
 
 const PORTS: (u16, u16) = (1000, 38_412);
 const BACK: (u16, u16) = (38_412, 1000);
-
-const DATA: u8 = 0;
-const INIT: u8 = 1;
-const INIT_ACK: u8 = 2;
-const ABORT: u8 = 6;
-const SHUTDOWN: u8 = 7;
-const SHUTDOWN_ACK: u8 = 8;
-const COOKIE_ECHO: u8 = 10;
-const COOKIE_ACK: u8 = 11;
-const SHUTDOWN_COMPLETE: u8 = 14;
 
 /// `a` has chosen this tag.
 const A: u32 = 0xaaaa;
