@@ -11,31 +11,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use podgate_bench::control::{Control, changed};
+use podgate_bench::spread::quantile;
 use podgate_bench::world::{Shape, cluster};
 use podgate_config::model::labels::{LabelKey, LabelValue};
-use podgate_config::model::{Cluster, Namespace, NetworkPolicy, ObjectName, Pod, PolicyPort, Protocol};
-use podgate_control::compiler::Limits;
-use podgate_control::gateway::history::Generations;
-use podgate_control::gateway::snapshot::{Inputs, build};
-use podgate_control::live::Live;
+use podgate_config::model::{Cluster, Namespace, NetworkPolicy, ObjectName, Pod};
+use podgate_control::gateway::snapshot::Inputs;
 use podgate_dataplane::policy::Delivery;
-use podgate_dataplane::snapshot::Snapshot;
-use podgate_rcu::Publisher;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 /// Changes of each kind.
 const CHANGES: usize = 3_000;
-
-/// A control side without a gateway around it.
-struct Control {
-    live: Live,
-    publisher: Publisher<Snapshot>,
-    generations: Generations,
-    generation: u64,
-    inputs: Inputs,
-    random: StdRng,
-}
 
 /// How long changes took.
 #[derive(Default)]
@@ -44,78 +29,44 @@ struct Times(Vec<Duration>);
 impl Times {
     fn line(&mut self, what: &str, aim: &str) {
         self.0.sort_unstable();
-        let at = |share: f64| {
-            let place = (self.0.len() as f64 * share) as usize;
-            let time = self.0.get(place.min(self.0.len().saturating_sub(1))).copied().unwrap_or_default();
-            time.as_secs_f64() * 1e3
-        };
+        let at = |share: f64| quantile(&self.0, share).unwrap_or_default().as_secs_f64() * 1e3;
         println!("| {what} | {:.3} | {:.3} | {:.3} | {} | {aim} |", at(0.5), at(0.99), at(1.0), self.0.len());
     }
 }
 
-impl Control {
-    fn new(cluster: &Cluster) -> Self {
-        let mut live = Live::new(Limits::default(), 2);
-        cluster.namespaces.iter().for_each(|(name, namespace)| live.set_namespace(name, Some(namespace)));
-        cluster.policies.iter().for_each(|(name, policy)| live.set_policy(name, Some(policy)));
-        for (number, pod) in (1..).zip(cluster.pods.values()) {
-            live.set_pod(pod.clone(), true, Delivery { identity: number, port: None });
-        }
-        Self {
-            live,
-            publisher: Publisher::new(Snapshot::closed()),
-            generations: Generations::default(),
-            generation: 1,
-            inputs: Inputs { synced: true, ..Inputs::default() },
-            random: StdRng::seed_from_u64(3),
-        }
-    }
+/// A control side that knows the cluster, whose pods have no ports.
+fn control(cluster: &Cluster) -> Control {
+    let inputs = Inputs { synced: true, ..Inputs::default() };
+    Control::new(cluster, 2, inputs, (1..).map(|identity| Delivery { identity, port: None }))
+}
 
-    fn below(&mut self, bound: usize) -> usize {
-        self.random.random_range(0..bound.max(1))
-    }
+/// Compiles what was told and publishes it.
+fn publish(control: &mut Control) -> anyhow::Result<()> {
+    let tables = control.live.settle()?;
+    anyhow::ensure!(control.publish(tables), "too many snapshots wait");
+    Ok(())
+}
 
-    /// Compiles what was told and publishes it.
-    fn publish(&mut self) -> anyhow::Result<()> {
-        let tables = self.live.settle()?;
-        self.generation += 1;
-        let snapshot = build(self.generation, tables, &self.inputs);
-        self.publisher.publish(snapshot).map_err(|refused| anyhow::anyhow!("{} wait", refused.waiting))?;
-        self.live.published(self.generation);
-        self.generations.publish(self.generation);
-        Ok(())
+/// Times a kind of change.
+fn time(
+    control: &mut Control,
+    count: usize,
+    mut change: impl FnMut(&mut Control, usize) -> anyhow::Result<()>,
+) -> anyhow::Result<Times> {
+    let reader = control.publisher.reader_handle();
+    let mut reader = reader.register();
+    let mut times = Times::default();
+    for number in 0..count {
+        let held = reader.pin();
+        let begin = Instant::now();
+        change(control, number)?;
+        publish(control)?;
+        times.0.push(begin.elapsed());
+        drop(held);
+        // After the publication, as in the gateway.
+        control.tidy();
     }
-
-    /// What the gateway does after a publication: outside of what is timed, as there.
-    fn tidy(&mut self) {
-        for snapshot in self.publisher.collect() {
-            self.generations.reclaim(snapshot.generation);
-        }
-        if let Some(oldest) = self.generations.oldest() {
-            self.live.reclaim(oldest);
-        }
-    }
-
-    /// Times a kind of change.
-    fn time(
-        &mut self,
-        count: usize,
-        mut change: impl FnMut(&mut Self, usize) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Times> {
-        let reader = self.publisher.reader_handle();
-        let mut reader = reader.register();
-        let mut times = Times::default();
-        for number in 0..count {
-            let _held = reader.pin();
-            let begin = Instant::now();
-            change(self, number)?;
-            self.publish()?;
-            times.0.push(begin.elapsed());
-            drop(_held);
-            self.tidy();
-        }
-        Ok(times)
-    }
+    Ok(times)
 }
 
 fn pods(cluster: &Cluster) -> Vec<Pod> {
@@ -130,19 +81,6 @@ fn relabelled(pods: &[Pod], place: usize, other: usize) -> Option<Pod> {
     Some(Pod { labels, ..pod.clone() })
 }
 
-/// The policy with another port in its first rule.
-fn changed(policy: &NetworkPolicy, port: u16) -> NetworkPolicy {
-    let mut policy = policy.clone();
-    let rules = [&mut policy.ingress, &mut policy.egress].into_iter().flatten().flatten();
-    if let Some(rule) = rules.take(1).next()
-        && let Some(port) = std::num::NonZero::new(port)
-        && let Ok(port) = PolicyPort::range(Protocol::Tcp, port, port)
-    {
-        rule.ports = vec![port];
-    }
-    policy
-}
-
 fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
     let cluster = cluster(shape, 1)?;
     let all = pods(&cluster);
@@ -152,12 +90,12 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
 
     let mut full = Times::default();
     let objects = resident_mebibytes();
-    let mut control = Control::new(&Cluster::default());
+    let mut control = self::control(&Cluster::default());
     let mut resident = 0;
     for _ in 0..7 {
         let begin = Instant::now();
-        let mut next = Control::new(&cluster);
-        next.publish()?;
+        let mut next = self::control(&cluster);
+        publish(&mut next)?;
         full.0.push(begin.elapsed());
         if resident == 0 {
             resident = resident_mebibytes().saturating_sub(objects);
@@ -167,7 +105,7 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
     full.line("everything from nothing", "150");
     control.tidy();
 
-    let mut times = control.time(CHANGES, |control, _| {
+    let mut times = time(&mut control, CHANGES, |control, _| {
         let (place, other) = (control.below(all.len()), control.below(50));
         if let Some(pod) = relabelled(&all, place, other) {
             control.live.set_pod(pod, true, Delivery { identity: place as u32 + 1, port: None });
@@ -179,7 +117,7 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
     let label = |number: usize| {
         Some((LabelKey::parse("app").ok()?, LabelValue::parse(&format!("app-x{number}")).ok()?))
     };
-    let mut times = control.time(CHANGES, |control, number| {
+    let mut times = time(&mut control, CHANGES, |control, number| {
         let place = control.below(all.len());
         if let (Some(pod), Some((key, value))) = (all.get(place), label(number)) {
             let mut pod = pod.clone();
@@ -196,14 +134,14 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
         let address = IpAddr::V4(Ipv4Addr::from_bits(0x0ac8_0000 + number as u32));
         Some(Pod { name, addresses: vec![address], ..like.clone() })
     };
-    let mut times = control.time(CHANGES, |control, number| {
+    let mut times = time(&mut control, CHANGES, |control, number| {
         if let Some(pod) = added(number) {
             control.live.set_pod(pod, true, Delivery { identity: 100_000 + number as u32, port: None });
         }
         Ok(())
     })?;
     times.line("pod added", "p99 1");
-    let mut times = control.time(CHANGES, |control, number| {
+    let mut times = time(&mut control, CHANGES, |control, number| {
         if let Some(pod) = added(number) {
             control.live.remove_pod(&pod.name);
         }
@@ -211,7 +149,7 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
     })?;
     times.line("pod deleted", "p99 1");
 
-    let mut times = control.time(CHANGES, |control, number| {
+    let mut times = time(&mut control, CHANGES, |control, number| {
         if let Some(policy) = policies.get(number * 31 % policies.len()) {
             let policy = changed(policy, 10_000 + (number % 50_000) as u16);
             control.live.set_policy(&policy.name.clone(), Some(&policy));
@@ -228,14 +166,14 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
         let egress = if same { other.egress.clone() } else { like.egress.clone() };
         Some(NetworkPolicy { name, egress, ..like.clone() })
     };
-    let mut times = control.time(CHANGES, |control, number| {
+    let mut times = time(&mut control, CHANGES, |control, number| {
         if let Some(policy) = copy(number) {
             control.live.set_policy(&policy.name, Some(&policy));
         }
         Ok(())
     })?;
     times.line("policy added", "p50 0.2, p99 3");
-    let mut times = control.time(CHANGES, |control, number| {
+    let mut times = time(&mut control, CHANGES, |control, number| {
         if let Some(policy) = copy(number) {
             control.live.set_policy(&policy.name, None);
         }
@@ -244,7 +182,7 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
     times.line("policy deleted", "p50 0.2, p99 3");
 
     let namespaces: Vec<Namespace> = cluster.namespaces.values().cloned().collect();
-    let mut times = control.time(500, |control, number| {
+    let mut times = time(&mut control, 500, |control, number| {
         let (place, other) = (number % namespaces.len(), control.below(namespaces.len()));
         if let (Some(namespace), Some(other)) = (namespaces.get(place), namespaces.get(other)) {
             let namespace = Namespace::new(namespace.name().clone(), other.labels().clone())?;
@@ -279,8 +217,8 @@ fn large() -> anyhow::Result<()> {
     let cluster = cluster(shape, 1)?;
     let before = resident_mebibytes();
     let begin = Instant::now();
-    let mut control = Control::new(&cluster);
-    control.publish()?;
+    let mut control = control(&cluster);
+    publish(&mut control)?;
     println!(
         "\n### {} pods, {} policies\n\ncompiled from nothing in {:.0} ms; {:.1} MiB of tables; {} MiB more resident than the objects alone",
         cluster.pods.len(),

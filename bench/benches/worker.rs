@@ -10,18 +10,18 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use af_xdp::{Abilities, Region};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
+use podgate_bench::one_worker::OneWorker;
 use podgate_config::model::pod::Phase;
 use podgate_config::model::{Cluster, ObjectName, Pod};
 use podgate_control::compiler::{Limits, Scope, compile_for};
 use podgate_dataplane::clock::MonotonicClock;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
-use podgate_dataplane::port::{MemoryPort, MemoryWire};
+use podgate_dataplane::port::MemoryWire;
 use podgate_dataplane::snapshot::{Delivery, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
-use podgate_dataplane::worker::{Worker, WorkerEnds, WorkerSettings, commons, workers};
+use podgate_dataplane::worker::{Worker, WorkerEnds};
 use podgate_rcu::{Publisher, Reader};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -33,7 +33,7 @@ const MAC: [[u8; 6]; 2] = [[2, 0xaa, 0, 0, 0, 0], [2, 0xaa, 0, 0, 0, 1]];
 struct Gateway {
     worker: Worker<MonotonicClock>,
     reader: Reader<Snapshot>,
-    wires: [MemoryWire; 2],
+    wires: Vec<MemoryWire>,
     ends: Vec<WorkerEnds>,
     frame: Vec<u8>,
     _publisher: Publisher<Snapshot>,
@@ -41,23 +41,7 @@ struct Gateway {
 
 impl Gateway {
     fn new(flows: usize) -> Result<Self> {
-        let (region, mut ledger) = Region::new(2048)?;
-        let settings = WorkerSettings {
-            flows,
-            flows_per_pod: flows,
-            batch: BATCH,
-            seed: [1, 2, 3, 4],
-            ..WorkerSettings::default()
-        };
-        let pools = vec![ledger.pool(2048)];
-        let (mut made, ends) = workers(&region, pools, &commons(&region), &settings, &MonotonicClock::new())?;
-        let mut worker = made.pop().context("one worker")?;
-        let mut wire = |number: u16| -> Result<MemoryWire> {
-            let (port, wire) = MemoryPort::new(&region, 256, Abilities::new(true, true))?;
-            worker.attach(PortId(number), PortKind::Pod, Box::new(port));
-            Ok(wire)
-        };
-        let wires = [wire(0)?, wire(1)?];
+        let OneWorker { worker, wires, ends } = OneWorker::new(2, 256, BATCH, flows)?;
 
         let mut cluster = Cluster::default();
         let addresses: [IpAddr; 2] = ["10.244.0.1".parse()?, "10.244.0.2".parse()?];
@@ -115,7 +99,7 @@ impl Gateway {
 
     /// One turn over a batch of packets, one of each connection in `flows`.
     fn turn(&mut self, flows: impl Iterator<Item = u32>) -> Duration {
-        let [from, to] = &mut self.wires;
+        let [from, to] = self.wires.as_mut_slice() else { return Duration::ZERO };
         for flow in flows {
             // The number of the connection is its pair of ports.
             if let Some(ports) = self.frame.get_mut(34..38) {
@@ -184,14 +168,13 @@ fn idle(criterion: &mut Criterion) -> Result<()> {
 }
 
 fn benches(criterion: &mut Criterion) {
-    let all = || -> Result<()> {
+    let mut all = || -> Result<()> {
         idle(criterion)?;
         for flows in [1_000, 100_000, 1_000_000] {
             hit(criterion, flows)?;
         }
         miss(criterion)
     };
-    let mut all = all;
     if let Err(error) = all() {
         eprintln!("{error:#}");
         std::process::exit(2);

@@ -1,10 +1,15 @@
 //! Podgate's measurements.
 //!
-//! Criterion benches of the parts in memory (`benches/`), and a sender and sink over AF_XDP for whole paths between
-//! network namespaces (`src/bin/podgate-pktgen.rs`). No figure without its machine ([`machine`]) and its spread
+//! Benches of the parts in memory (`benches/`): with criterion where a mean is asked for, by themselves where it is the tail
+//! (`changes`) or what one part costs another (`churn`). For whole paths between network namespaces, a sender and sink over
+//! AF_XDP (`podgate-pktgen`) and the time from a file to the packets that obey it (`podgate-latency`), both run by the scripts
+//! beside README.md. [`world`] is the cluster that they measure with, [`manifest`] its manifests; [`control`] and
+//! [`one_worker`] are the two sides of a gateway without the rest. No figure without its machine ([`machine`]) and its spread
 //! ([`spread`]).
 
+pub mod control;
 pub mod machine;
 pub mod manifest;
+pub mod one_worker;
 pub mod spread;
 pub mod world;

@@ -1,4 +1,4 @@
-//! Median and spread of repeated measurements.
+//! Median and spread of repeated measurements, and quantiles of many.
 //!
 //! Machines drift; a single run says little. Everything this crate reports is a median of several runs with its
 //! minimum and maximum, and comparisons are ratios of runs taken in turn.
@@ -32,14 +32,29 @@ impl Spread {
     }
 }
 
+/// The value below which this share of them lies, from 0 to 1; of 1, the largest. `sorted` from the least on; `None` if there
+/// are none.
+#[must_use]
+pub fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
+    let place = (sorted.len() as f64 * share) as usize;
+    sorted.get(place.min(sorted.len().checked_sub(1)?)).copied()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Spread;
+    use super::{Spread, quantile};
 
     #[test]
     fn median_of_odd_and_even_series() {
         assert_eq!(Spread::of(&[]), None);
         assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Some(Spread { min: 1.0, median: 2.0, max: 3.0 }));
         assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]), Some(Spread { min: 1.0, median: 2.5, max: 4.0 }));
+    }
+
+    #[test]
+    fn quantiles_are_values_of_the_series() {
+        assert_eq!(quantile::<u32>(&[], 0.5), None);
+        let sorted = [1, 2, 3, 4];
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| quantile(&sorted, share)), [1, 3, 4, 4].map(Some));
     }
 }

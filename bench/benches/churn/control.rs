@@ -1,22 +1,15 @@
-//! What the gateway's control loop does while changes come, without a gateway around it.
+//! What the gateway's control loop does while changes come, on a control side without a gateway around it.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use podgate_config::model::{Cluster, NetworkPolicy, ObjectName, Pod, PolicyPort, Protocol};
-use podgate_control::compiler::Limits;
-use podgate_control::gateway::history::Generations;
+use podgate_bench::control::{Control, changed};
+use podgate_config::model::{Cluster, NetworkPolicy, ObjectName, Pod};
 use podgate_control::gateway::pace::Pace;
-use podgate_control::gateway::snapshot::{Inputs, build};
-use podgate_control::live::Live;
 use podgate_dataplane::packet::PortId;
-use podgate_dataplane::policy::{Delivery, PolicyTables};
-use podgate_dataplane::snapshot::Snapshot;
-use podgate_rcu::Publisher;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use podgate_dataplane::policy::Delivery;
 
 use super::traffic::Node;
 
@@ -53,66 +46,42 @@ enum Undo {
     Policy(usize),
 }
 
-/// The control side.
-pub struct Control {
-    live: Live,
-    publisher: Publisher<Snapshot>,
-    generations: Generations,
-    generation: u64,
-    inputs: Inputs,
+/// A control side that makes changes, and takes them back.
+pub struct Churn {
+    pub control: Control,
     pods: Vec<Pod>,
     policies: Vec<NetworkPolicy>,
     /// By place in `pods`.
     deliveries: Vec<Delivery>,
     undo: VecDeque<Undo>,
-    random: StdRng,
     number: u32,
     pace: (Duration, Duration),
 }
 
-impl Control {
+impl Churn {
     /// Compiles the cluster and publishes it. `pace`: the settling time, and how far apart publications are at least.
     pub fn new(cluster: &Cluster, node: &Node, pace: (Duration, Duration)) -> Result<Self> {
-        let mut live = Live::new(Limits::default(), 1);
-        cluster.namespaces.iter().for_each(|(name, namespace)| live.set_namespace(name, Some(namespace)));
-        cluster.policies.iter().for_each(|(name, policy)| live.set_policy(name, Some(policy)));
         let port = |name: &ObjectName| node.pods.get(name).map(|(id, _)| PortId(*id));
         let deliveries: Vec<Delivery> = (1..)
             .zip(cluster.pods.keys())
             .map(|(identity, name)| Delivery { identity, port: port(name) })
             .collect();
-        for (pod, delivery) in cluster.pods.values().zip(&deliveries) {
-            live.set_pod(pod.clone(), true, *delivery);
-        }
         let identity = |name: &ObjectName| {
             let place = cluster.pods.keys().position(|known| known == name);
             place.and_then(|place| deliveries.get(place)).map_or(0, |delivery| delivery.identity)
         };
-        let mut control = Self {
-            live,
-            publisher: Publisher::new(Snapshot::closed()),
-            generations: Generations::default(),
-            generation: 1,
-            inputs: node.inputs(identity),
+        let mut control = Control::new(cluster, 1, node.inputs(identity), deliveries.iter().copied());
+        let tables = control.live.settle()?;
+        anyhow::ensure!(control.publish(tables), "refused");
+        Ok(Self {
+            control,
             pods: cluster.pods.values().cloned().collect(),
             policies: cluster.policies.values().cloned().collect(),
             deliveries,
             undo: VecDeque::new(),
-            random: StdRng::seed_from_u64(3),
             number: 0,
             pace,
-        };
-        let tables = control.live.settle()?;
-        anyhow::ensure!(control.publish(tables), "refused");
-        Ok(control)
-    }
-
-    pub fn publisher(&self) -> &Publisher<Snapshot> {
-        &self.publisher
-    }
-
-    pub fn tables(&self) -> &PolicyTables {
-        self.live.tables()
+        })
     }
 
     /// Works for so long, with `rate` changes a second, and leaves the cluster as it was.
@@ -138,10 +107,10 @@ impl Control {
                 let published = match work {
                     Work::Changes => {
                         (0..count).for_each(|_| self.change());
-                        let tables = self.live.settle()?;
-                        self.publish(tables)
+                        let tables = self.control.live.settle()?;
+                        self.control.publish(tables)
                     }
-                    _ => self.publish(self.live.tables().clone()),
+                    _ => self.control.publish(self.control.live.tables().clone()),
                 };
                 done.changes += count;
                 done.took.push(now.elapsed());
@@ -152,10 +121,10 @@ impl Control {
                     // What was compiled is published with the next changes.
                     done.refused += 1;
                 }
-                self.tidy();
+                self.control.tidy();
                 tick = Instant::now() + POLL;
             } else if tick <= now {
-                self.tidy();
+                self.control.tidy();
                 tick = now + POLL;
             }
             let next_change = begin + Duration::from_secs_f64((told + 1) as f64 / f64::from(rate));
@@ -164,36 +133,12 @@ impl Control {
         }
         done.elapsed = begin.elapsed();
         while self.take_back() {}
-        let tables = self.live.settle()?;
-        while !self.publish(tables.clone()) {
-            self.tidy();
+        let tables = self.control.live.settle()?;
+        while !self.control.publish(tables.clone()) {
+            self.control.tidy();
         }
-        self.tidy();
+        self.control.tidy();
         Ok(done)
-    }
-
-    fn publish(&mut self, tables: PolicyTables) -> bool {
-        let snapshot = build(self.generation + 1, tables, &self.inputs);
-        if self.publisher.publish(snapshot).is_err() {
-            return false;
-        }
-        self.generation += 1;
-        self.live.published(self.generation);
-        self.generations.publish(self.generation);
-        true
-    }
-
-    fn tidy(&mut self) {
-        for snapshot in self.publisher.collect() {
-            self.generations.reclaim(snapshot.generation);
-        }
-        if let Some(oldest) = self.generations.oldest() {
-            self.live.reclaim(oldest);
-        }
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.random.random_range(0..bound.max(1))
     }
 
     /// A pod is relabelled or added, or a policy changed; every other time, an earlier one of these is taken back.
@@ -203,12 +148,12 @@ impl Control {
             self.take_back();
             return;
         }
-        let place = self.below(self.pods.len());
-        match self.below(3) {
+        let place = self.control.below(self.pods.len());
+        match self.control.below(3) {
             0 => self.relabel(place),
             1 => self.add_like(place),
             _ => {
-                let place = self.below(self.policies.len());
+                let place = self.control.below(self.policies.len());
                 self.change_policy(place);
             }
         }
@@ -222,7 +167,7 @@ impl Control {
             && let (Some(pod), Some(other), Some(delivery)) =
                 (self.pods.get(place), self.pods.get(other), self.deliveries.get(place))
         {
-            self.live.set_pod(Pod { labels: other.labels.clone(), ..pod.clone() }, true, *delivery);
+            self.control.live.set_pod(Pod { labels: other.labels.clone(), ..pod.clone() }, true, *delivery);
             self.undo.push_back(Undo::Pod(place));
         }
     }
@@ -235,22 +180,15 @@ impl Control {
         };
         let addresses = vec![IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 + number))];
         let delivery = Delivery { identity: 100_000 + self.number, port: None };
-        self.live.set_pod(Pod { name: name.clone(), addresses, ..like.clone() }, true, delivery);
+        self.control.live.set_pod(Pod { name: name.clone(), addresses, ..like.clone() }, true, delivery);
         self.undo.push_back(Undo::Remove(name));
     }
 
     /// A policy has another port in its first rule.
     fn change_policy(&mut self, place: usize) {
         let Some(policy) = self.policies.get(place) else { return };
-        let mut policy = policy.clone();
-        let port = std::num::NonZero::new(20_000 + (self.number % 40_000) as u16);
-        let rule = [&mut policy.ingress, &mut policy.egress].into_iter().flatten().flatten().next();
-        if let (Some(rule), Some(port)) = (rule, port)
-            && let Ok(port) = PolicyPort::range(Protocol::Tcp, port, port)
-        {
-            rule.ports = vec![port];
-        }
-        self.live.set_policy(&policy.name.clone(), Some(&policy));
+        let policy = changed(policy, 20_000 + (self.number % 40_000) as u16);
+        self.control.live.set_policy(&policy.name, Some(&policy));
         self.undo.push_back(Undo::Policy(place));
     }
 
@@ -258,13 +196,13 @@ impl Control {
         match self.undo.pop_front() {
             Some(Undo::Pod(place)) => {
                 if let (Some(pod), Some(delivery)) = (self.pods.get(place), self.deliveries.get(place)) {
-                    self.live.set_pod(pod.clone(), true, *delivery);
+                    self.control.live.set_pod(pod.clone(), true, *delivery);
                 }
             }
-            Some(Undo::Remove(name)) => self.live.remove_pod(&name),
+            Some(Undo::Remove(name)) => self.control.live.remove_pod(&name),
             Some(Undo::Policy(place)) => {
                 if let Some(policy) = self.policies.get(place) {
-                    self.live.set_policy(&policy.name, Some(policy));
+                    self.control.live.set_policy(&policy.name, Some(policy));
                 }
             }
             None => return false,

@@ -1,7 +1,7 @@
 //! What a thousand changes a second cost a worker.
 //!
-//! A worker on a core of its own forwards packets of established connections, one in a hundred of a new one, between 32 pods of
-//! a cluster of 10,000 pods and 10,000 policies, while a control thread on another core makes changes spread over the
+//! A worker on a core of its own forwards packets of established connections, one in a hundred of a new one, between 32
+//! pods of a cluster of 10,000 pods and 10,000 policies, while a control thread on another core makes changes spread over the
 //! cluster and publishes what comes of them, at the gateway's own pace. Intervals are taken in turn:
 //!
 //! - *quiet*: nothing changes;
@@ -22,9 +22,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use control::{Control, Done, Work};
+use control::{Churn, Done, Work};
 use podgate_bench::machine::Machine;
-use podgate_bench::spread::Spread;
+use podgate_bench::spread::{Spread, quantile};
 use podgate_bench::world::{Shape, cluster};
 use podgate_control::gateway::pace::{APART, SETTLE};
 use traffic::{Interval, Node, Traffic};
@@ -110,11 +110,11 @@ fn main() -> Result<()> {
     let cluster = cluster(Shape::LARGE, 1)?;
     let node = Node::of(&cluster);
     let pace = (Duration::from_millis(args.settle), Duration::from_millis(args.apart));
-    let mut controls = [Control::new(&cluster, &node, pace)?, Control::new(&cluster, &node, pace)?];
-    let [first, _] = &controls;
+    let mut controls = [Churn::new(&cluster, &node, pace)?, Churn::new(&cluster, &node, pace)?];
+    let [Churn { control: first, .. }, _] = &controls;
     ensure!(core_affinity::set_for_current(worker_core), "cannot pin to core {}", worker_core.id);
-    let reader = first.publisher().reader_handle().register();
-    let mut traffic = Traffic::new(&node, first.tables(), reader, args.connections)?;
+    let reader = first.publisher.reader_handle().register();
+    let mut traffic = Traffic::new(&node, first.live.tables(), reader, args.connections)?;
 
     let mut series: [Series; KINDS.len()] = Default::default();
     let (tell, told) = mpsc::channel();
@@ -127,7 +127,7 @@ fn main() -> Result<()> {
             while let Ok((place, work)) = told.recv() {
                 let done = controls
                     .get_mut(place)
-                    .map(|control: &mut Control| control.run(work, args.rate, INTERVAL + WARM * 2));
+                    .map(|control: &mut Churn| control.run(work, args.rate, INTERVAL + WARM * 2));
                 if report.send(done).is_err() {
                     return;
                 }
@@ -168,9 +168,7 @@ fn tell_all(args: &Args, series: &[Series; KINDS.len()]) {
     for ((name, _), of) in KINDS.iter().zip(series) {
         let mut took: Vec<Duration> = of.done.iter().flat_map(|done| done.took.iter().copied()).collect();
         took.sort_unstable();
-        let at = |share: f64| {
-            took.get((took.len() as f64 * share) as usize).map_or(0.0, Duration::as_secs_f64) * 1e3
-        };
+        let at = |share: f64| quantile(&took, share).unwrap_or_default().as_secs_f64() * 1e3;
         println!(
             "| {name} | {} | {} | {} | {:.0} | {:.0} | {:.1} % | {:.2} % | {:.2} % | {:.2}, {:.2} |",
             spread(&of.rates().iter().map(|rate| rate / 1e6).collect::<Vec<_>>(), 2),

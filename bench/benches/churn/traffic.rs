@@ -5,19 +5,19 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use af_xdp::{Abilities, Region};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
+use podgate_bench::one_worker::OneWorker;
 use podgate_config::model::{Cluster, ObjectName};
 use podgate_control::gateway::snapshot::Inputs;
 use podgate_dataplane::clock::MonotonicClock;
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::flow::FlowCounts;
-use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
+use podgate_dataplane::packet::{PortKind, WorkerId};
 use podgate_dataplane::policy::{PolicyTables, Question, judge};
-use podgate_dataplane::port::{MemoryPort, MemoryWire};
+use podgate_dataplane::port::MemoryWire;
 use podgate_dataplane::snapshot::{Mac, PortEntry, Snapshot};
-use podgate_dataplane::worker::{Worker, WorkerEnds, WorkerSettings, commons, workers};
+use podgate_dataplane::worker::{Worker, WorkerEnds};
 use podgate_rcu::Reader;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -122,27 +122,8 @@ impl Traffic {
         reader: Reader<Snapshot>,
         connections: usize,
     ) -> Result<Self> {
-        let (region, mut ledger) = Region::new(8192)?;
-        let flows = connections + 16_384;
-        let settings = WorkerSettings {
-            flows,
-            flows_per_pod: flows,
-            batch: BATCH,
-            seed: [1, 2, 3, 4],
-            ..Default::default()
-        };
-        let pools = vec![ledger.pool(2048)];
-        let (mut made, ends) = workers(&region, pools, &commons(&region), &settings, &MonotonicClock::new())?;
-        let mut worker = made.pop().context("one worker")?;
-        // A socket's own frames come from whoever opens it.
-        let mut frames = ledger.pool(node.pods.len() * RING as usize);
-        let mut wires = Vec::new();
-        for id in (0..).take(node.pods.len()) {
-            let (mut port, wire) = MemoryPort::new(&region, RING, Abilities::new(true, true))?;
-            podgate_dataplane::port::Port::refill(&mut port, &mut frames);
-            worker.attach(PortId(id), PortKind::Pod, Box::new(port));
-            wires.push(wire);
-        }
+        let made = OneWorker::new(u16::try_from(node.pods.len())?, RING, BATCH, connections + 16_384)?;
+        let OneWorker { worker, wires, ends } = made;
         let random = StdRng::seed_from_u64(5);
         let mut traffic = Self { worker, reader, wires, ends, established: Vec::new(), random, next: 0 };
         let admitted = admitted(node, tables);

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use podgate_bench::machine::Machine;
 use podgate_bench::manifest::{Format, objects_of};
+use podgate_bench::spread::quantile;
 use podgate_bench::world::{Shape, cluster};
 use podgate_control::netlink::Namespace;
 use rand::RngExt;
@@ -290,11 +291,7 @@ struct Share(Vec<f64>);
 impl Share {
     fn tell(mut self, name: &str) {
         self.0.sort_by(f64::total_cmp);
-        let last = self.0.len().saturating_sub(1);
-        let at = |share: f64| {
-            let place = ((self.0.len() as f64 * share) as usize).min(last);
-            self.0.get(place).copied().unwrap_or(f64::NAN)
-        };
+        let at = |share: f64| quantile(&self.0, share).unwrap_or(f64::NAN);
         println!("| {name} | {:.2} | {:.2} | {:.2} | {} |", at(0.5), at(0.99), at(1.0), self.0.len());
     }
 }
