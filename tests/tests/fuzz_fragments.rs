@@ -4,7 +4,8 @@
 //! by coverage, for as long as one likes.
 
 use bolero::check;
-use podgate_tests::fuzz::fragments::{LONGEST, play};
+use podgate_tests::fuzz::LONGEST;
+use podgate_tests::fuzz::fragments::play;
 
 #[test]
 fn fuzz_fragments() {

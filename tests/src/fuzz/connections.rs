@@ -283,8 +283,15 @@ impl Connections {
         }
     }
 
-    /// A pod's device was opened anew: what goes to the pod goes on, what it opened itself perhaps not.
-    pub fn replugged(&mut self, pod: End) {
+    /// By a fuzzer's byte, a pod of this node is replaced by another one, or its device is opened anew: then what goes to the pod
+    /// goes on, what it opened itself perhaps not.
+    pub fn unsettle(&mut self, world: &mut World, byte: u8) {
+        let pod = [End::A, End::B][usize::from(byte & 1)];
+        if byte & 2 == 0 {
+            world.replace(pod);
+            return;
+        }
+        world.replug(pod);
         for flow in self.all.values_mut().filter(|flow| flow.original.from.0 == pod) {
             flow.lives_until = 0;
         }

@@ -6,15 +6,13 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::fragment::Limits;
 use podgate_dataplane::worker::{Deny, Established};
 
+use super::LONGEST;
 use super::connections::Connections;
-use super::scene::End;
+use super::scene::{End, PORTS};
 use super::talk::{Packet, Protocol, Segment, Shape, Stage, Talk, Tuple};
 use super::world::{Settings, World};
+use crate::frames::chunk::*;
 
-/// Bytes that a story has at most; a longer one is not played.
-pub const LONGEST: usize = 2 + 4 * 64;
-
-const PORTS: [u16; 3] = [80, 53, 1000];
 /// Around every time-out.
 const WAITS: [u64; 12] = [1, 9, 10, 29, 31, 59, 61, 64, 66, 119, 211, 431_950];
 const FLAGS: [&str; 16] =
@@ -70,12 +68,7 @@ impl Story {
             11 => self.complain(a, b),
             12 => self.world.set_policy(a.into()),
             13 => self.world.wait(WAITS[usize::from(a) % WAITS.len()], b & 1 != 0),
-            14 if a & 2 == 0 => self.world.replace([End::A, End::B][usize::from(a & 1)]),
-            14 => {
-                let pod = [End::A, End::B][usize::from(a & 1)];
-                self.world.replug(pod);
-                self.connections.replugged(pod);
-            }
+            14 => self.connections.unsettle(&mut self.world, a),
             _ if a & 1 == 0 => self.spoof(a, b, c),
             _ => {
                 // Out of the blue.
@@ -154,14 +147,14 @@ impl Story {
                 Shape::Tcp(Segment { flags, sequence, acknowledgement: other, payload })
             }
             Talk::Sctp(step) => match (step, side, how % 4) {
-                (0, 0, _) => Shape::Sctp(1, 0),
-                (0, ..) | (1, 1, _) => Shape::Sctp(2, 1),
-                (1, ..) | (2, 0, 0..=1) => Shape::Sctp(10, 1),
-                (2, 1, 0..=1) => Shape::Sctp(11, 1),
-                (3, _, 3) => Shape::Sctp(7, 1),
-                (4, _, 2) => Shape::Sctp(8, 1),
-                (4, _, 3) => Shape::Sctp(14, 1),
-                _ => Shape::Sctp(0, 1),
+                (0, 0, _) => Shape::Sctp(INIT, 0),
+                (0, ..) | (1, 1, _) => Shape::Sctp(INIT_ACK, 1),
+                (1, ..) | (2, 0, 0..=1) => Shape::Sctp(COOKIE_ECHO, 1),
+                (2, 1, 0..=1) => Shape::Sctp(COOKIE_ACK, 1),
+                (3, _, 3) => Shape::Sctp(SHUTDOWN, 1),
+                (4, _, 2) => Shape::Sctp(SHUTDOWN_ACK, 1),
+                (4, _, 3) => Shape::Sctp(SHUTDOWN_COMPLETE, 1),
+                _ => Shape::Sctp(DATA, 1),
             },
             Talk::Plain { .. } if original.protocol == Protocol::Echo && side == 1 => Shape::Answers,
             Talk::Plain { .. } => Shape::Asks,
@@ -246,7 +239,7 @@ fn tuple(a: u8, b: u8, c: u8) -> Option<Tuple> {
 fn opening(protocol: Protocol, first: u32) -> Shape {
     match protocol {
         Protocol::Tcp => Shape::Tcp(Segment { flags: "S", sequence: first, acknowledgement: 0, payload: 0 }),
-        Protocol::Sctp => Shape::Sctp(1, 0),
+        Protocol::Sctp => Shape::Sctp(INIT, 0),
         Protocol::Udp | Protocol::Echo => Shape::Asks,
     }
 }

@@ -11,16 +11,13 @@ use podgate_dataplane::worker::{Deny, Established};
 
 use crate::frames::piece as piece_of;
 
+use super::LONGEST;
 use super::connections::Connections;
 use super::datagrams::{Datagrams, Fate, Name, Piece};
-use super::scene::End;
+use super::scene::{End, PORTS};
 use super::talk::{Packet, Protocol, Shape, Tuple};
 use super::world::{Outcome, Settings, World, is_same};
 
-/// Bytes that a story has at most; a longer one is not played.
-pub const LONGEST: usize = 2 + 4 * 64;
-
-const PORTS: [u16; 3] = [80, 53, 1000];
 const WAITS: [u64; 8] = [1, 2, 3, 1, 2, 4, 31, 121];
 const WAYS: [(End, End); 8] = [
     (End::A, End::B),
@@ -94,12 +91,7 @@ impl Story {
                 self.world.wait(WAITS[usize::from(a) % WAITS.len()], b & 1 != 0);
                 self.datagrams.forget(self.world.now());
             }
-            14 if a & 2 == 0 => self.world.replace([End::A, End::B][usize::from(a & 1)]),
-            14 => {
-                let pod = [End::A, End::B][usize::from(a & 1)];
-                self.world.replug(pod);
-                self.connections.replugged(pod);
-            }
+            14 => self.connections.unsettle(&mut self.world, a),
             _ => {
                 // Mostly of the same datagram as before, and mostly near its begin.
                 self.latest = if what % 16 < 7 { self.latest } else { a };

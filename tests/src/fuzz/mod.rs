@@ -12,3 +12,6 @@ pub mod fragments;
 pub mod scene;
 pub mod talk;
 pub mod world;
+
+/// Bytes that a story has at most, of either kind; a longer one is not played.
+pub const LONGEST: usize = 2 + 4 * 64;

@@ -6,6 +6,11 @@ use std::sync::OnceLock;
 use podgate_config::manifest::{ObjectValue, decode};
 use podgate_config::model::{Cluster, ObjectName};
 
+use crate::cluster::{Addresses, name, pods};
+
+/// Ports that packets come from and go to, some of them named by policies.
+pub(super) const PORTS: [u16; 3] = [80, 53, 1000];
+
 /// Somebody who sends and receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {
@@ -26,24 +31,16 @@ impl End {
     pub const ALL: [Self; 5] = [Self::A, Self::B, Self::Node, Self::Remote, Self::Outside];
 
     /// Its address of a family.
-    ///
-    /// # Panics
-    /// Never: the addresses are literals.
     #[must_use]
     pub fn address(self, six: bool) -> IpAddr {
-        let text = match (self, six) {
-            (Self::A, false) => "10.244.0.1",
-            (Self::A, true) => "fd00:10:244::1",
-            (Self::B, false) => "10.244.0.2",
-            (Self::B, true) => "fd00:10:244::2",
-            (Self::Node, false) => "10.244.255.254",
-            (Self::Node, true) => "fd00:10:244::fffe",
-            (Self::Remote, false) => "10.244.9.9",
-            (Self::Remote, true) => "fd00:10:244::9:9",
-            (Self::Outside, false) => "192.0.2.7",
-            (Self::Outside, true) => "2001:db8::7",
-        };
-        text.parse().expect("an address")
+        let of = Addresses { six };
+        match self {
+            Self::A => of.a(),
+            Self::B => of.b(),
+            Self::Node => of.node(),
+            Self::Remote => of.remote(),
+            Self::Outside => of.outside(),
+        }
     }
 
     /// Is it a pod of this node?
@@ -53,25 +50,11 @@ impl End {
     }
 
     /// The pod's name, for one of this node.
-    ///
-    /// # Panics
-    /// Never: the names are literals.
     #[must_use]
     pub fn name(self) -> ObjectName {
-        ObjectName::parse("shop", if self == Self::A { "a" } else { "b" }).expect("a name")
+        name(if self == Self::A { "shop/a" } else { "shop/b" })
     }
 }
-
-const PODS: &str = r#"
-{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {app: a}}, spec: {containers: [{name: c}]},
- status: {podIPs: [{ip: 10.244.0.1}, {ip: "fd00:10:244::1"}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop, labels: {app: b}}, spec: {containers: [{name: c}]},
- status: {podIPs: [{ip: 10.244.0.2}, {ip: "fd00:10:244::2"}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: remote, namespace: shop, labels: {app: r}}, spec: {containers: [{name: c}]},
- status: {podIPs: [{ip: 10.244.9.9}, {ip: "fd00:10:244::9:9"}]}}
-"#;
 
 /// What is in force, by number: the specs of policies.
 const POLICIES: [&[&str]; 7] = [
@@ -97,7 +80,7 @@ pub(super) fn clusters() -> &'static [Cluster] {
 }
 
 fn cluster(specs: &[&str]) -> Cluster {
-    let mut text = PODS.to_owned();
+    let mut text = String::new();
     for (number, spec) in specs.iter().enumerate() {
         text += &format!(
             "---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
@@ -107,9 +90,9 @@ fn cluster(specs: &[&str]) -> Cluster {
     let decoded = decode("world", text.as_bytes());
     assert!(decoded.findings.is_empty(), "{:?}", decoded.findings);
     let mut cluster = Cluster::default();
+    cluster.pods.extend(pods().map(|pod| (pod.name.clone(), pod)));
     for object in decoded.objects {
         match object.value {
-            ObjectValue::Pod(pod) => drop(cluster.pods.insert(pod.name.clone(), *pod)),
             ObjectValue::NetworkPolicy(policy) => {
                 drop(cluster.policies.insert(policy.name.clone(), *policy));
             }

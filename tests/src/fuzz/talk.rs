@@ -89,7 +89,13 @@ impl Segment {
     }
 
     fn opens(&self) -> bool {
-        self.has('S') && !["A", "F", "R"].iter().any(|flag| self.flags.contains(flag))
+        self.has('S') && !['A', 'F', 'R'].iter().any(|flag| self.has(*flag))
+    }
+
+    /// Is there no connection in which it would be right? A reset may be.
+    fn is_never_right(&self) -> bool {
+        let (syn, fin, ack) = (self.has('S'), self.has('F'), self.has('A'));
+        !self.has('R') && (syn && fin || !syn && !ack)
     }
 
     fn end(&self) -> u32 {
@@ -250,10 +256,7 @@ pub(super) enum Meaning {
 /// Is there no connection in which it would be right?
 pub(super) fn is_never_right(packet: &Packet) -> bool {
     match packet.shape {
-        Shape::Tcp(segment) => {
-            !segment.has('R')
-                && (segment.has('S') && segment.has('F') || !segment.has('S') && !segment.has('A'))
-        }
+        Shape::Tcp(segment) => segment.is_never_right(),
         Shape::Sctp(chunk, tag) => (chunk == INIT) != (tag == 0) || tag > 1,
         Shape::Asks | Shape::Answers => false,
     }
@@ -280,7 +283,6 @@ pub(super) fn tcp(segment: &Segment, side: usize, talk: Talk) -> Meaning {
     let heard = segment.has('A') && segment.acknowledgement == other;
     let fits = segment.sequence == own && heard;
     let far = is_far(segment.sequence, own) || is_far(segment.acknowledgement, other);
-    let never = segment.has('S') && segment.has('F') || !segment.has('S') && !segment.has('A');
     if segment.opens() {
         return match (stage, side) {
             (Stage::Asked, 0) => Meaning::Proper(talk(stage, [segment.end(), 0], done)),
@@ -288,7 +290,7 @@ pub(super) fn tcp(segment: &Segment, side: usize, talk: Talk) -> Meaning {
         };
     }
     match (stage, side, segment.has('R'), segment.has('S')) {
-        (_, _, false, _) if never => Meaning::Wrong,
+        _ if segment.is_never_right() => Meaning::Wrong,
         // The answer to a SYN.
         (Stage::Asked, 1, true, _) if heard => Meaning::Proper(talk(Stage::Over, next, done)),
         (Stage::Asked, 1, false, true) if heard => {
