@@ -94,14 +94,14 @@ pub fn pods() -> [Pod; 3] {
 /// # Panics
 /// If that can be no name or label.
 #[must_use]
-pub fn pod(text: &str, addresses: [IpAddr; 2]) -> Pod {
+pub fn pod(text: &str, addresses: impl Into<Vec<IpAddr>>) -> Pod {
     let label =
         (LabelKey::parse("app").expect("valid"), LabelValue::parse(name(text).name.as_str()).expect("valid"));
     Pod {
         name: name(text),
         uid: None,
         labels: [label].into_iter().collect(),
-        addresses: addresses.to_vec(),
+        addresses: addresses.into(),
         phase: Phase::Live,
         host_network: false,
         node: None,

@@ -3,7 +3,8 @@
 //! [`oracle`] is what the NetworkPolicy API says, [`generate`] makes the clusters on which the compiled tables must
 //! agree with it, and [`compare`] holds the two against each other. [`rig`] is a gateway in memory: real workers over
 //! in-memory ports, fed with [`frames`], for the pods and policies of [`cluster`]; [`fuzz`] plays what fuzzers think of on it.
-//! [`harness`] is the whole product between real namespaces, [`gateway`] a process without pods that follows a folder, and [`wire`] puts frames on a pod's wire by hand.
+//! [`harness`] is the whole product between real namespaces, [`gateway`] a process without pods that follows a folder, and
+//! [`wire`] puts frames on a pod's wire by hand.
 //! [`conformance`] holds cases with stated answers, and [`program`] asks `podgate` about them.
 #![allow(
     clippy::expect_used,

@@ -52,6 +52,16 @@ pub fn run(command: &str) -> String {
     text
 }
 
+/// The MAC address of a device in a namespace, as bytes in hexadecimal with colons.
+///
+/// # Panics
+/// If there is no such device, or it has none.
+#[must_use]
+pub fn mac_of(space: &str, device: &str) -> String {
+    let text = run(&format!("ip -n {space} -o link show {device}"));
+    text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).expect("a MAC address").to_owned()
+}
+
 /// Waits for something to become true, ten seconds at most.
 ///
 /// # Panics

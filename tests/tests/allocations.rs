@@ -6,25 +6,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_dataplane::packet::WorkerId;
 use podgate_dataplane::worker::{Activity, WorkerSettings};
+use podgate_tests::cluster::{ip, name, pod};
 use podgate_tests::frames::{From, fragment};
 use podgate_tests::rig::{HOST, Rig};
-
-fn pod(name: &str, address: &str) -> Pod {
-    Pod {
-        name: ObjectName::parse("shop", name).unwrap(),
-        uid: None,
-        labels: Labels::new(),
-        addresses: vec![address.parse::<IpAddr>().unwrap()],
-        phase: Phase::Live,
-        host_network: false,
-        node: None,
-        ports: Vec::new(),
-    }
-}
 
 /// Has all workers take turns until they rest, and says how much they allocated.
 fn allocations(rig: &mut Rig, workers: usize) -> u64 {
@@ -46,15 +33,17 @@ fn a_warm_worker_allocates_nothing() {
     for workers in [1_u8, 2] {
         let mut rig = Rig::new(workers, &WorkerSettings { flows: 64, ..WorkerSettings::default() });
         let mut cluster = Cluster::default();
-        for pod in [pod("a", "10.244.0.1"), pod("b", "10.244.0.2"), pod("c", "10.244.0.3")] {
+        for (name, address) in [("shop/a", "10.244.0.1"), ("shop/b", "10.244.0.2"), ("shop/c", "10.244.0.3")]
+        {
+            let pod = pod(name, [ip(address)]);
             cluster.pods.insert(pod.name.clone(), pod);
         }
-        let ports = ["a", "b", "c"].map(|name| {
-            let worker = WorkerId(if name == "a" { 0 } else { workers - 1 });
-            rig.add_pod(&ObjectName::parse("shop", name).unwrap(), worker)
+        let ports = ["shop/a", "shop/b", "shop/c"].map(|text| {
+            let worker = WorkerId(if text == "shop/a" { 0 } else { workers - 1 });
+            rig.add_pod(&name(text), worker)
         });
         let deny = NetworkPolicy {
-            name: ObjectName::parse("shop", "deny").unwrap(),
+            name: name("shop/deny"),
             pods: Selector::everything(),
             ingress: Some(vec![Rule { ports: vec![PolicyPort::all(Protocol::Udp)], peers: vec![] }]),
             egress: None,

@@ -11,7 +11,6 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use af_xdp::{Abilities, Region};
 use podgate_config::model::labels::{LabelKey, LabelValue};
-use podgate_config::model::pod::Phase;
 use podgate_config::model::selector::{Operator, Requirement};
 use podgate_config::model::*;
 use podgate_control::compiler::Limits;
@@ -23,6 +22,7 @@ use podgate_dataplane::port::MemoryPort;
 use podgate_dataplane::snapshot::{Delivery, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
 use podgate_dataplane::worker::{WorkerSettings, WorkerView, commons, workers};
 use podgate_rcu::Publisher;
+use podgate_tests::cluster;
 use podgate_tests::follow::Follower;
 use podgate_tests::frames::From;
 use podgate_tests::rig::{gateway_mac, peer_mac};
@@ -44,14 +44,11 @@ fn is(key: &str, number: u32) -> Selector {
 
 fn pod(number: u32) -> Pod {
     Pod {
-        name: ObjectName::parse("shop", &format!("pod-{number:04}")).unwrap(),
-        uid: None,
         labels: [label("app", number % 12), label("own", number)].into_iter().collect(),
-        addresses: vec![IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + number))],
-        phase: Phase::Live,
-        host_network: false,
-        node: None,
-        ports: Vec::new(),
+        ..cluster::pod(
+            &format!("shop/pod-{number:04}"),
+            [IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + number))],
+        )
     }
 }
 

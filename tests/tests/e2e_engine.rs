@@ -8,10 +8,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use af_xdp::{Attachment, FrameLedger, FramePool, Interface, Region, SocketConfig, Steering, Umem, open_all};
-use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_control::compiler::{Limits, Scope, compile_for};
-use podgate_control::netlink::write_sysctl;
+use podgate_control::netlink::{parse_mac, write_sysctl};
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::engine::{Engine, EngineConfig, Idle};
@@ -19,40 +18,31 @@ use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
 use podgate_dataplane::port::AfXdpPort;
 use podgate_dataplane::snapshot::{Delivery, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
 use podgate_dataplane::worker::WorkerSettings;
-use podgate_tests::netns::{Nest, eventually, run, skipped, try_run};
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn mac(text: &str) -> [u8; 6] {
-    let bytes: Vec<u8> = text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    bytes.try_into().unwrap()
-}
-
-fn object(name: &str) -> ObjectName {
-    ObjectName::parse("shop", name).unwrap()
-}
+use podgate_tests::cluster::{deny_ingress, ip, pod};
+use podgate_tests::netns::{Nest, eventually, mac_of, run, skipped, try_run};
 
 /// Two pods `a` and `b`, and an engine between them. Lives on a thread inside the gateway's namespace.
 struct Gateway {
+    /// The namespace.
+    space: String,
     engine: Engine,
     ledger: FrameLedger,
     attachments: Vec<Attachment>,
     umem: Umem,
     cluster: Cluster,
-    ports: Vec<(ObjectName, PortEntry)>,
+    ports: Vec<PortEntry>,
     generation: u64,
 }
 
 impl Gateway {
-    fn start(cores: &[usize], idle: Idle, pods: &[(&str, &str, &str)]) -> Self {
+    fn start(space: &str, cores: &[usize], idle: Idle, pods: &[(&str, &str, &str)]) -> Self {
         let (region, mut ledger) = Region::new(32 * 1024).unwrap();
         let umem = Umem::register(&region, &Interface::by_name("anchor0").unwrap(), 0).unwrap();
         let worker = WorkerSettings { frames: 4096, ..WorkerSettings::default() };
         let config = EngineConfig { cores: cores.to_vec(), idle, worker, retired: 16 };
         let engine = Engine::start(&config, &region, &mut ledger, Snapshot::closed()).unwrap();
         let mut gateway = Self {
+            space: space.to_owned(),
             engine,
             ledger,
             attachments: Vec::new(),
@@ -81,32 +71,19 @@ impl Gateway {
         self.attachments.push(attachment);
         let port = AfXdpPort::new(sockets).unwrap();
         self.engine.attach(id, PortKind::Pod, worker, Box::new(port)).unwrap();
-        let own = std::fs::read_to_string(format!("/sys/class/net/{device}/address"));
-        // The namespace's own sysfs is not mounted here; ask the kernel through `ip`.
-        let own = own.unwrap_or_else(|_| link_mac(&device));
         let entry = PortEntry {
             kind: PortKind::Pod,
             worker,
             spread: 0,
-            mac: mac(&own),
+            mac: parse_mac(&mac_of(&self.space, &device)).unwrap(),
             peer_mac: [2, 0, 0, 0, 1, id.0 as u8],
             mtu: 1500,
             closed: false,
             addresses: addresses.into(),
             identity: u32::from(id.0) + 1,
         };
-        self.ports.push((object(name), entry));
-        let label = (LabelKey::parse("app").unwrap(), LabelValue::parse(name).unwrap());
-        let pod = Pod {
-            name: object(name),
-            uid: None,
-            labels: [label].into_iter().collect(),
-            addresses: addresses.to_vec(),
-            phase: Phase::Live,
-            host_network: false,
-            node: None,
-            ports: Vec::new(),
-        };
+        self.ports.push(entry);
+        let pod = pod(&format!("shop/{name}"), addresses);
         self.cluster.pods.insert(pod.name.clone(), pod);
     }
 
@@ -114,8 +91,7 @@ impl Gateway {
         self.generation += 1;
         let delivery = |pod: &Pod| {
             let mut ports = self.ports.iter().enumerate();
-            let (number, (_, entry)) =
-                ports.find(|(_, (_, entry))| *entry.addresses == *pod.addresses).unwrap();
+            let (number, entry) = ports.find(|(_, entry)| *entry.addresses == *pod.addresses).unwrap();
             Delivery { identity: entry.identity, port: Some(PortId(number as u16)) }
         };
         let (limits, workers) = (Limits::default(), self.engine.workers());
@@ -124,7 +100,7 @@ impl Gateway {
             generation: self.generation,
             synced: true,
             policy: compiled.tables,
-            ports: self.ports.iter().map(|(_, entry)| Some(entry.clone())).collect(),
+            ports: self.ports.iter().cloned().map(Some).collect(),
             host: None,
             node: NodeAddresses::new([ip("10.244.255.254")]),
             direct: DirectRoutes::default(),
@@ -149,11 +125,6 @@ impl Gateway {
         engine.stop(&mut ledger);
         assert_eq!(ledger.free(), ledger.total(), "frames are lost");
     }
-}
-
-fn link_mac(device: &str) -> String {
-    let text = run(&format!("ip -o link show {device}"));
-    text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned()
 }
 
 /// Makes the namespaces and runs `test` inside the gateway's, with the pods' namespaces by name.
@@ -185,14 +156,12 @@ fn with_gateway(cores: &'static [usize], idle: Idle, test: impl FnOnce(&mut Gate
         run(&format!("ip -n {space} -6 route add default via fe80::1 dev eth0"));
         space
     });
-    let handle = nest.open(&gateway);
-    handle
-        .run(move || {
-            let mut gateway = Gateway::start(cores, idle, &pods);
-            test(&mut gateway, &spaces[0], &spaces[1]);
-            gateway.stop();
-        })
-        .unwrap();
+    let work = || {
+        let mut engine = Gateway::start(&gateway, cores, idle, &pods);
+        test(&mut engine, &spaces[0], &spaces[1]);
+        engine.stop();
+    };
+    nest.open(&gateway).run(work).unwrap();
 }
 
 /// A process that ends with this, also if the test fails.
@@ -231,12 +200,7 @@ fn forward_tcp_and_obey(gateway: &mut Gateway, a: &str, b: &str) {
         assert!(report["end"]["sum_received"]["bytes"].as_f64().unwrap() > 1e6);
     }
     // Deny: the next connection obeys, and established ones are cut.
-    let deny = NetworkPolicy {
-        name: object("deny"),
-        pods: Selector::everything(),
-        ingress: Some(vec![]),
-        egress: None,
-    };
+    let deny = deny_ingress(Selector::everything());
     gateway.cluster.policies.insert(deny.name.clone(), deny);
     gateway.publish();
     for address in ["10.244.0.2", "fd00:10:244::2"] {

@@ -1,8 +1,9 @@
 //! The engine on real threads, over ports in memory: what the one-threaded rig cannot show.
 //!
 //! Traffic flows both ways all the time while snapshots are published by the hundred, a third pod's port comes and goes, and
-//! an uplink's queues are one worker's or spread over all by turns. Nothing may be lost but what is dropped by name: packets of a flow arrive in order, a published generation gets in
-//! force, counters balance when the traffic pauses, and after a stop in the middle of traffic every frame is back.
+//! an uplink's queues are one worker's or spread over all by turns. Nothing may be lost but what is dropped by name: packets
+//! of a flow arrive in order, a published generation gets in force, counters balance when the traffic pauses, and after a
+//! stop in the middle of traffic every frame is back.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,7 +16,6 @@ use af_xdp::{
     Abilities, ActiveQueues, Frame, FrameChain, FrameLedger, FramePool, Kick, Refused, Region, Statistics,
     TxChecksum,
 };
-use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_control::compiler::{Limits, Scope, compile_for};
 use podgate_dataplane::counters::Snapshot as Counts;
@@ -26,6 +26,7 @@ use podgate_dataplane::policy::PolicyTables;
 use podgate_dataplane::port::{MemoryPort, MemoryWire, Port, Shares};
 use podgate_dataplane::snapshot::{Delivery, DirectRoute, DirectRoutes, NodeAddresses, PortEntry, Snapshot};
 use podgate_dataplane::worker::{Fate, FoundFlow, WorkerSettings, WorkerView};
+use podgate_tests::cluster::pod;
 use podgate_tests::frames::From;
 use podgate_tests::rig::{ROUTER_MAC, gateway_mac, peer_mac};
 
@@ -46,16 +47,7 @@ fn address(end: usize) -> IpAddr {
 fn tables(delivery: impl Fn(usize) -> Delivery) -> PolicyTables {
     let mut cluster = Cluster::default();
     for number in 0..3 {
-        let pod = Pod {
-            name: ObjectName::parse("shop", &format!("pod-{number}")).unwrap(),
-            uid: None,
-            labels: Labels::new(),
-            addresses: vec![address(number)],
-            phase: Phase::Live,
-            host_network: false,
-            node: None,
-            ports: Vec::new(),
-        };
+        let pod = pod(&format!("shop/pod-{number}"), [address(number)]);
         cluster.pods.insert(pod.name.clone(), pod);
     }
     let delivery = |pod: &Pod| delivery((0..3).find(|number| pod.addresses == [address(*number)]).unwrap());

@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_dataplane::packet::{PortId, WorkerId};
 use podgate_dataplane::policy::{Question, judge};
 use podgate_dataplane::worker::WorkerSettings;
+use podgate_tests::cluster::{self, app};
 use podgate_tests::frames::From;
 use podgate_tests::rig::{HOST, Rig};
 use rand::rngs::StdRng;
@@ -68,17 +68,7 @@ impl World {
     }
 
     fn add(&mut self, pod: &'static str) {
-        let label = (LabelKey::parse("app").unwrap(), LabelValue::parse(pod).unwrap());
-        let object = Pod {
-            name: name(pod),
-            uid: None,
-            labels: [label].into_iter().collect(),
-            addresses: vec![address(pod, false), address(pod, true)],
-            phase: Phase::Live,
-            host_network: false,
-            node: None,
-            ports: Vec::new(),
-        };
+        let object = cluster::pod(&format!("shop/{pod}"), [address(pod, false), address(pod, true)]);
         self.cluster.pods.insert(object.name.clone(), object);
         let worker = WorkerId(self.random.random_range(0..self.workers));
         let port = self.rig.add_pod(&name(pod), worker);
@@ -100,11 +90,6 @@ impl World {
         if self.random.random_bool(0.4) {
             self.cluster.policies.remove(&policy);
         } else {
-            let app = |pod: &str| {
-                let values = [LabelValue::parse(pod).unwrap()].into();
-                let operator = Operator::In(values);
-                Selector::new([Requirement { key: LabelKey::parse("app").unwrap(), operator }]).unwrap()
-            };
             let (target, peer) = (self.pick(), self.pick());
             let low = self.random.random_range(1..4_u16).try_into().unwrap();
             let high = self.random.random_range(4..6_u16).try_into().unwrap();

@@ -5,21 +5,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::packet::{PortId, WorkerId};
 use podgate_dataplane::worker::WorkerSettings;
 use podgate_tests::choices::Choices;
+use podgate_tests::cluster::{Addresses, ip, pod};
 use podgate_tests::frames::From;
 use podgate_tests::rig::{HOST, Rig, UPLINK};
 
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
 fn outside() -> IpAddr {
-    ip("192.0.2.7")
+    Addresses { six: false }.outside()
 }
 
 fn address(pod: usize) -> IpAddr {
@@ -32,16 +28,7 @@ fn gateway(workers: u8, queues: u8) -> (Rig, Cluster, Vec<PortId>) {
     let mut cluster = Cluster::default();
     let mut ports = Vec::new();
     for number in 0..workers {
-        let pod = Pod {
-            name: ObjectName::parse("shop", &format!("pod-{number}")).unwrap(),
-            uid: None,
-            labels: Labels::new(),
-            addresses: vec![address(number.into())],
-            phase: Phase::Live,
-            host_network: false,
-            node: None,
-            ports: Vec::new(),
-        };
+        let pod = pod(&format!("shop/pod-{number}"), [address(number.into())]);
         ports.push(rig.add_pod(&pod.name, WorkerId(number)));
         cluster.pods.insert(pod.name.clone(), pod);
     }

@@ -1,11 +1,11 @@
 //! Whole workers under random traffic and random changes, a seed a run.
 //!
 //! Packets of all kinds arrive on every port in no order, ICMP errors about earlier ones among them; workers take turns in no
-//! order, policies change, ports close, come and go while packets are between two workers, and time jumps. After each run every packet and every frame is accounted for
-//! (the rig asserts it), and each packet that came out was one that policy admits: its own direction, or the direction
-//! that it answers, was allowed by a snapshot that was published between its arrival and its departure; for an ICMP error,
-//! either direction of the connection that it quotes. Some datagrams come in fragments, out of order, with copies, gaps and
-//! overlaps; each fragment has to be allowed as its datagram.
+//! order, policies change, ports close, come and go while packets are between two workers, and time jumps. After each run
+//! every packet and every frame is accounted for (the rig asserts it), and each packet that came out was one that policy
+//! admits: its own direction, or the direction that it answers, was allowed by a snapshot that was published between its
+//! arrival and its departure; for an ICMP error, either direction of the connection that it quotes. Some datagrams come in
+//! fragments, out of order, with copies, gaps and overlaps; each fragment has to be allowed as its datagram.
 //!
 //! A failure names its seed; `PODGATE_SIMULATION_SEED=<n>` runs that one alone.
 
@@ -16,13 +16,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket};
-use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_dataplane::fragment::Limits;
 use podgate_dataplane::packet::{PortId, WorkerId};
 use podgate_dataplane::policy::{PolicyTables, Question, Tier, judge};
 use podgate_dataplane::worker::{Established, WorkerSettings};
 use podgate_tests::choices::Choices;
+use podgate_tests::cluster::{self, app, ip};
 use podgate_tests::frames::{From, fragment};
 use podgate_tests::rig::{HOST, Rig, UPLINK};
 
@@ -30,10 +30,6 @@ const RUNS: u64 = 1500;
 const STEPS: usize = 60;
 const PODS: [&str; 4] = ["a", "b", "c", "d"];
 const PORTS: [u16; 3] = [53, 80, 1000];
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
 
 fn name(pod: &str) -> ObjectName {
     ObjectName::parse("shop", pod).unwrap()
@@ -44,23 +40,7 @@ fn addresses(pod: usize) -> [IpAddr; 2] {
 }
 
 fn pod(number: usize) -> Pod {
-    let label = (LabelKey::parse("app").unwrap(), LabelValue::parse(PODS[number]).unwrap());
-    Pod {
-        name: name(PODS[number]),
-        uid: None,
-        labels: [label].into_iter().collect(),
-        addresses: addresses(number).to_vec(),
-        phase: Phase::Live,
-        host_network: false,
-        node: None,
-        ports: Vec::new(),
-    }
-}
-
-fn app(value: &str) -> Selector {
-    let values = [LabelValue::parse(value).unwrap()].into();
-    let requirement = Requirement { key: LabelKey::parse("app").unwrap(), operator: Operator::In(values) };
-    Selector::new([requirement]).unwrap()
+    cluster::pod(&format!("shop/{}", PODS[number]), addresses(number))
 }
 
 /// What was published under a generation, as far as verdicts need it.

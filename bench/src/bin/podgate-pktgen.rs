@@ -1,8 +1,8 @@
 //! A sender and a sink over AF_XDP, to load a gateway from the network namespaces beside it.
 //!
 //! `send` transmits UDP packets of a number of flows as fast as the ring takes them, for a bounded time. `flood` does so with
-//! TCP SYNs, each of a connection of its own. `sink` takes a device's packets away as cheaply as can be: the steering program drops them, and the device's own counters are read.
-//! All print one line of JSON at the end. All run inside the namespace they are started in and stop by themselves.
+//! TCP SYNs, each of a connection of its own. `sink` takes a device's packets away as cheaply as can be: the steering program
+//! drops them, and the device's own counters are read. All print one line of JSON at the end. All run inside the namespace they are started in and stop by themselves.
 
 use std::fs;
 use std::net::IpAddr;

@@ -7,10 +7,10 @@
 
 use std::net::IpAddr;
 
-use podgate_config::model::pod::Phase;
 use podgate_config::model::*;
 use podgate_dataplane::packet::{PortId, WorkerId};
 use podgate_tests::choices::Choices;
+use podgate_tests::cluster;
 use podgate_tests::oracle::{Connection, End, Oracle};
 
 use crate::talk::{Line, Way};
@@ -162,14 +162,8 @@ impl Town {
         self.identities += 1;
         let name = ObjectName::parse("shop", &format!("pod-{}", self.identities)).unwrap();
         let pod = Pod {
-            name: name.clone(),
-            uid: None,
             labels: labels(c),
-            addresses: vec![address(place, false), address(place, true)],
-            phase: Phase::Live,
-            host_network: false,
-            node: None,
-            ports: Vec::new(),
+            ..cluster::pod(&name.to_string(), [address(place, false), address(place, true)])
         };
         self.cluster.pods.insert(name.clone(), pod);
         let plug = Plug { identity: self.identities, port: self.new_port() };
