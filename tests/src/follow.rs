@@ -26,7 +26,7 @@ impl Follower {
         Self { world, served: BTreeMap::new() }
     }
 
-    /// Tells what is another than before. Every pod is judged if `judged` says so.
+    /// Tells what is another than before. A pod is judged if `judged` says so.
     pub fn tell(
         &mut self,
         now: &Cluster,
@@ -40,7 +40,9 @@ impl Follower {
             }
         }
         for name in before.nodes.keys().chain(now.nodes.keys()) {
-            self.world.live_mut().set_node(name, now.nodes.get(name));
+            if before.nodes.get(name) != now.nodes.get(name) {
+                self.world.live_mut().set_node(name, now.nodes.get(name));
+            }
         }
         for name in before.pods.keys().filter(|name| !now.pods.contains_key(*name)) {
             self.world.remove_pod(name);

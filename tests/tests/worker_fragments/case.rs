@@ -1,4 +1,4 @@
-//! A gateway with two pods, and steps that send one frame each.
+//! A gateway with two pods and one elsewhere, and steps that send one frame each.
 //!
 //! Everything that comes out is compared byte for byte, drops are compared by reason, what waits is counted, and the rig itself
 //! holds that every packet and frame is accounted for.
@@ -15,7 +15,7 @@ use podgate_tests::cluster::{Addresses, name, pods};
 use podgate_tests::frames::{From, assert_forwarded};
 use podgate_tests::rig::Rig;
 
-/// A rig with three pods, and what to expect of it.
+/// A rig with the pods of [`pods`], two of which have a port, and what to expect of it.
 pub struct Case {
     /// The gateway.
     pub rig: Rig,

@@ -151,9 +151,7 @@ fn each_home(settings: &WorkerSettings, case: impl Fn(Case, u8)) {
 }
 
 fn opens_tcp(case: &mut Case, there: From, back: From) {
-    case.opens(there.port, &there.tcp(1000, 80, "S"), back.port);
-    case.passes(back.port, &back.tcp(80, 1000, "SA"), there.port);
-    case.passes(there.port, &there.tcp(1000, 80, "A"), back.port);
+    case.establish(there, back, 1000);
 }
 
 fn opens_udp(case: &mut Case, there: From, back: From) {

@@ -305,6 +305,14 @@ impl Case {
         self.step(from, frame, Outcome::Passes { to });
     }
 
+    /// A TCP connection to port 80 is opened, and both ends have agreed on it.
+    #[track_caller]
+    pub fn establish(&mut self, there: From, back: From, port: u16) {
+        self.opens(there.port, &there.tcp(port, 80, "S"), back.port);
+        self.passes(back.port, &back.tcp(80, port, "SA"), there.port);
+        self.passes(there.port, &there.tcp(port, 80, "A"), back.port);
+    }
+
     /// The frame is dropped for this reason, in silence.
     #[track_caller]
     pub fn drops(&mut self, from: PortId, frame: &[u8], reason: DropReason) {

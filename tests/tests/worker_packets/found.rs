@@ -60,10 +60,8 @@ const ESTABLISHED: FlowState = FlowState::Tcp(TcpState::Established);
 
 /// Opens a TCP connection of `a` to `b`.
 fn connect(case: &mut Case, source_port: u16) -> (From, From, Tuple) {
-    let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
-    case.opens(a, &there.tcp(source_port, 80, "S"), b);
-    case.passes(b, &back.tcp(80, source_port, "SA"), a);
-    case.passes(a, &there.tcp(source_port, 80, "A"), b);
+    let (there, back) = (case.a_to_b(), case.b_to_a());
+    case.establish(there, back, source_port);
     (there, back, tuple(&there, source_port, 80, TCP))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
+use podgate_dataplane::packet::{PortKind, WorkerId};
 use podgate_dataplane::worker::{Deny, WorkerSettings};
 use podgate_tests::frames::From;
 use podgate_tests::rig::{HOST, UPLINK};
@@ -93,7 +93,7 @@ fn both_ends_of_a_revoked_connection_are_told_if_asked_for() {
         for (there, back) in case.ways() {
             for (from, to, ports) in [(there, back, (1000, 80)), (back, there, (80, 1000))] {
                 case.policies([]);
-                establish(&mut case, (there, back), 1000);
+                case.establish(there, back, 1000);
                 case.policies([deny_all(app("a"))]);
                 let said = segment_with(&from, ports, "PA", (1000, 1000), &[], b"not sent on");
                 case.cutting(1);
@@ -111,22 +111,14 @@ fn both_ends_of_a_revoked_connection_are_told_if_asked_for() {
     });
 }
 
-/// A connection that both ends have agreed on.
-#[track_caller]
-fn establish(case: &mut Case, (there, back): (From, From), port: u16) {
-    case.opens(there.port, &there.tcp(port, 80, "S"), back.port);
-    case.passes(back.port, &back.tcp(80, port, "SA"), there.port);
-    case.passes(there.port, &there.tcp(port, 80, "A"), back.port);
-}
-
 /// All places are taken by open connections from `a` to `b`; and another pod's way out, so that it is not the quota which
 /// refuses.
 fn full_of_open(six: bool) -> (Case, From) {
     let settings = WorkerSettings { flows: 4, flows_per_pod: 4, ..WorkerSettings::default() };
     let mut case = Case::new(1, six, &settings);
-    let ends = (case.a_to_b(), case.b_to_a());
+    let (there, back) = (case.a_to_b(), case.b_to_a());
     for port in 0..4 {
-        establish(&mut case, ends, 1000 + port);
+        case.establish(there, back, 1000 + port);
     }
     let other = From::new(case.b, case.at.b(), case.at.outside());
     case.drops(case.b, &other.tcp(2000, 80, "S"), DropReason::FlowTableFull);
@@ -187,8 +179,7 @@ fn open_connections_of_a_pod_that_is_gone_keep_nobody_out() {
         case.rig.publish(&case.cluster);
         let answer = From::new(UPLINK, case.at.outside(), case.at.b());
         for port in 2000..2004 {
-            case.cutting(1);
-            establish(&mut case, (other, answer), port);
+            case.cutting(1).establish(other, answer, port);
         }
         case.drops(b, &other.tcp(2004, 80, "S"), DropReason::PodFlows);
         case.finish();
@@ -200,7 +191,7 @@ fn a_pod_beyond_its_quota_pays_with_its_own_embryonic_connections() {
     let settings = WorkerSettings { flows: 64, flows_per_pod: 3, ..WorkerSettings::default() };
     each_with(&settings, |mut case| {
         let (there, back, a, b) = (case.a_to_b(), case.b_to_a(), case.a, case.b);
-        establish(&mut case, (there, back), 1000);
+        case.establish(there, back, 1000);
         for port in 0..20 {
             case.evicting(i64::from(port >= 2)).opens(a, &there.tcp(2000 + port, 80, "S"), b);
         }
@@ -210,8 +201,7 @@ fn a_pod_beyond_its_quota_pays_with_its_own_embryonic_connections() {
         // The other pod's are not charged to this one.
         case.opens(b, &back.tcp(80, 3000, "S"), a);
         for port in [1001, 1002] {
-            case.evicting(1);
-            establish(&mut case, (there, back), port);
+            case.evicting(1).establish(there, back, port);
         }
         case.drops(a, &there.tcp(1003, 80, "S"), DropReason::PodFlows);
         case.finish();
@@ -258,8 +248,7 @@ fn a_port_that_goes_takes_what_was_on_its_way_along() {
         let mut case = Case::new(1, six, &WorkerSettings::default());
         let (there, a, b) = (case.a_to_b(), case.a, case.b);
         case.opens(a, &there.udp(1, 53, b"x"), b);
-        let b_port: PortId = b;
-        case.rig.remove_pod(b_port);
+        case.rig.remove_pod(b);
         case.drops(a, &there.udp(1, 53, b"x"), DropReason::PortGone);
         case.opening().drops(a, &there.udp(2, 53, b"x"), DropReason::PortGone);
         case.finish();
