@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use podgate_control::lab::gateway::log_path;
 use podgate_control::lab::plan::AnswerPort;
 use podgate_control::lab::probe::{Observed, Probe, connect_all};
 use podgate_control::lab::state::{SOCKET, State};
+use podgate_control::lab::supervisor::FAILED_LOG;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -210,7 +212,7 @@ impl Lab {
     /// If it does not come up, with what was said and the gateway's last words.
     pub fn start(&self) {
         let said = self.try_start();
-        let log = fs::read_to_string("/run/podgate/lab-failed.log").unwrap_or_default();
+        let log = fs::read_to_string(FAILED_LOG).unwrap_or_default();
         assert!(said.fine(), "{}{}{log}", said.out, said.err);
     }
 
@@ -388,8 +390,7 @@ impl Lab {
     /// # Panics
     /// If it cannot be started.
     pub fn spawn_gateway(&self) {
-        let log =
-            File::options().create(true).append(true).open("/run/podgate/lab/gateway.log").expect("its log");
+        let log = File::options().create(true).append(true).open(log_path()).expect("its log");
         let errors = log.try_clone().expect("its log");
         let child = Command::new("nsenter")
             .arg("--net=/run/netns/podgate-node")
@@ -404,6 +405,36 @@ impl Lab {
             let mut child = child;
             child.wait()
         });
+    }
+
+    /// The gateway's log so far.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(log_path()).expect("its log")
+    }
+
+    /// What the gateway's HTTP server says at a path, whatever its status is.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn http(&self, path: &str) -> String {
+        let url = format!("http://127.0.0.1:9469{path}");
+        self.exec("podgate-node", 5, &["curl", "-sS", &url]).expect(path)
+    }
+
+    /// The value of a series of `/metrics`, named with its labels.
+    ///
+    /// # Panics
+    /// If there is no such series, or its value is no whole number.
+    #[must_use]
+    pub fn metric(&self, series: &str) -> u64 {
+        let text = self.http("/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("{series} is not in {text}"))
     }
 
     /// Whether the gateway says that it judges by policy.

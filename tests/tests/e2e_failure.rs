@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use podgate_control::lab::gateway::pins_path;
 use podgate_control::lab::plan::AnswerPort;
 use podgate_control::netlink::{Namespace, write_sysctl};
 use podgate_tests::harness::{Lab, enabled, eventually, namespace, pod};
@@ -54,7 +55,7 @@ fn a_killed_gateway_closes_and_a_new_one_serves() {
     lab.kill_gateway();
     forward_by_kernel(&lab, true);
     lab.expect(&closed);
-    unpin(Path::new("/run/podgate/lab/bpf"));
+    unpin(&pins_path());
     eventually("the kernel forwards what nobody shuts out", || lab.connects("spy.shop", "db.shop", HTTP));
 }
 

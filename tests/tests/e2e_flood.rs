@@ -15,8 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use podgate_control::lab::plan::AnswerPort;
+use podgate_control::lab::state::SOCKET;
 use podgate_control::netlink::Namespace;
-use podgate_tests::harness::{Lab, enabled, eventually, namespace, pktgen, pod};
+use podgate_tests::harness::{Lab, enabled, eventually, namespace, pktgen, pod, run_podgate};
 use serde_json::Value;
 
 /// Port of the endless conversation.
@@ -202,7 +203,7 @@ fn floods_harm_nobody_but_the_flooded() {
         let [_, evicted, refused] = flows(&lab, &format!("shop/{pod}"));
         assert_eq!([evicted, refused], [0, 0], "{pod}");
     }
-    let said = podgate_tests::harness::run_podgate(&["status", "--socket", "/run/podgate/lab.sock"]);
+    let said = run_podgate(&["status", "--socket", SOCKET]);
     let heaviest = said.out.split("Most connections").nth(1).expect("a table of who has most connections");
     let named: Vec<&str> =
         heaviest.lines().skip(2).take(2).map(|line| line.split_whitespace().next().unwrap()).collect();

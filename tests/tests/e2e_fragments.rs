@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
+use podgate_control::lab::state::SOCKET;
 use podgate_control::netlink::Namespace;
 use podgate_tests::frames::fragments;
-use podgate_tests::harness::{Lab, enabled, eventually, namespace, pod};
+use podgate_tests::harness::{Lab, enabled, eventually, namespace, pod, run_podgate};
 use podgate_tests::wire::Wire;
 use serde_json::Value;
 
@@ -160,7 +161,7 @@ fn who_fills_the_table_is_named() {
         refused > Some(0) && refused == Some(lab.drops("fragment_source_limit"))
     });
     assert_eq!(of("shop/db", "refused"), Some(0));
-    let said = podgate_tests::harness::run_podgate(&["status", "--socket", "/run/podgate/lab.sock"]);
+    let said = run_podgate(&["status", "--socket", SOCKET]);
     assert!(said.out.contains("warning: fragments: shop/web has "), "{}", said.out);
     let heaviest = said.out.split("Most fragments").nth(1).expect("a table of who has most fragments");
     let first = heaviest.lines().nth(2).and_then(|line| line.split_whitespace().next());

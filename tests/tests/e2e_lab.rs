@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use podgate_control::lab::plan::AnswerPort;
-use podgate_control::lab::state::State;
+use podgate_control::lab::state::{DIRECTORY, ETC_NETNS, SOCKET, State};
 use podgate_control::netlink::Namespace;
 use podgate_tests::harness::{Lab, enabled, eventually, namespace, pod, run_podgate};
 use serde_json::Value;
@@ -63,10 +63,10 @@ fn people_find_their_way() {
     let _ = run_podgate(&["lab", "down"]).expect("lab down");
     for name in names {
         assert!(!Namespace::path(&name).exists(), "{name} is left");
-        assert!(!Path::new("/etc/netns").join(&name).exists(), "/etc/netns/{name} is left");
+        assert!(!Path::new(ETC_NETNS).join(&name).exists(), "/etc/netns/{name} is left");
     }
-    assert!(!Path::new("/run/podgate/lab").exists());
-    assert!(!Path::new("/run/podgate/lab.sock").exists());
+    assert!(!Path::new(DIRECTORY).exists());
+    assert!(!Path::new(SOCKET).exists());
     assert!(run_podgate(&["lab", "down"]).fine());
 }
 
@@ -103,12 +103,10 @@ fn workers_share_an_uplink() {
         let script = "for n in $(seq 48); do curl -sS http://web.shop; done";
         let said = lab.exec("ext-internet", 60, &["sh", "-c", script]).expect("48 answers");
         assert_eq!(said, "shop/web\n".repeat(48));
-        let metrics = lab.exec("podgate-node", 5, &["curl", "-sS", "http://127.0.0.1:9469/metrics"]);
-        let metrics = metrics.expect("metrics");
         for worker in 0..workers {
-            let name = format!("podgate_received_packets_total{{worker=\"{worker}\",port_kind=\"uplink\"}} ");
-            let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-            let packets: u64 = line.and_then(|count| count.parse().ok()).expect(&name);
+            let packets = lab.metric(&format!(
+                "podgate_received_packets_total{{worker=\"{worker}\",port_kind=\"uplink\"}}"
+            ));
             assert!(packets > 0, "worker {worker} of {workers} has received nothing by the uplink");
         }
     }

@@ -107,18 +107,6 @@ impl Long {
     }
 }
 
-fn http(lab: &Lab, path: &str) -> String {
-    let url = format!("http://127.0.0.1:9469{path}");
-    lab.exec("podgate-node", 5, &["curl", "-sS", &url]).expect(path)
-}
-
-/// The value of a series.
-fn metric(lab: &Lab, series: &str) -> u64 {
-    let text = http(lab, "/metrics");
-    let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
-    value.unwrap_or_else(|| panic!("{series} is not in {text}"))
-}
-
 fn problems(lab: &Lab) -> Vec<String> {
     let status = lab.status().unwrap_or_default();
     let problems = status["problems"].as_array().cloned().unwrap_or_default();
@@ -164,9 +152,9 @@ fn a_limit(limit: &str, what: &str, used: fn(&Limits) -> usize, offence: &str) {
     ];
     lab.expect(&good);
     assert_eq!(problems(&lab), [""; 0]);
-    assert_eq!(metric(&lab, &format!("podgate_policy_limit_max{{name=\"{limit}\"}}")), enough as u64);
-    assert!(metric(&lab, &format!("podgate_policy_limit_used{{name=\"{limit}\"}}")) <= enough as u64);
-    let failures = metric(&lab, "podgate_publish_failures_total");
+    assert_eq!(lab.metric(&format!("podgate_policy_limit_max{{name=\"{limit}\"}}")), enough as u64);
+    assert!(lab.metric(&format!("podgate_policy_limit_used{{name=\"{limit}\"}}")) <= enough as u64);
+    let failures = lab.metric("podgate_publish_failures_total");
     let long = Long::open(&lab, "web.shop", "db.shop");
     long.goes_on("before");
 
@@ -183,10 +171,10 @@ fn a_limit(limit: &str, what: &str, used: fn(&Limits) -> usize, offence: &str) {
     long.goes_on("the last good policies stay in force");
     assert!(lab.is_ready(), "what is in force is good");
 
-    let readiness = http(&lab, "/readyz?verbose");
+    let readiness = lab.http("/readyz?verbose");
     assert!(readiness.contains(&format!("[!]publish: compiling: {what}: ")), "{readiness}");
-    assert!(metric(&lab, "podgate_publish_failures_total") > failures);
-    let log = fs::read_to_string("/run/podgate/lab/gateway.log").expect("its log");
+    assert!(lab.metric("podgate_publish_failures_total") > failures);
+    let log = lab.log();
     let told = |line: &str| line.contains("the last good policies stay in force") && line.contains(what);
     assert!(log.lines().any(told), "{log}");
 
