@@ -1,13 +1,15 @@
-//! A `podgate run` of its own, fed by a folder of manifests, for tests of what it answers and not of packets.
+//! A `podgate run` of its own, fed by a folder of manifests, inside a network namespace of a test's own.
 //!
-//! It lives in a network namespace without pods. Their ports are asked for all the same, by interfaces that never come: what
-//! is wanted says whose an address is and who is judged here, so every question about policy is answered as if the pods were
-//! there, by the tables that the workers have. Nothing outside of the namespace and a temporary folder is touched.
+//! [`Gateway::start_in`] runs it where the test has wired pods. [`Gateway::start`] makes a namespace without pods, for tests of
+//! what it answers and not of packets: ports are asked for all the same, by interfaces that never come. What is wanted says
+//! whose an address is and who is judged here, so every question about policy is answered as if the pods were there, by the
+//! tables that the workers have. Nothing outside of the namespace and a temporary folder is touched. When a test fails while
+//! it has one, the gateway's log is printed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running gateway; it ends with this.
 pub struct Gateway {
-    _nest: Nest,
+    /// If the namespace is its own.
+    _nest: Option<Nest>,
     folder: TempDir,
     child: Child,
     client: Option<Client>,
@@ -40,26 +43,38 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one on a folder of manifests that is empty, or has what `prepare` puts there.
+    /// Starts one without pods, on a folder of manifests that is empty, or has what `prepare` puts there.
     ///
     /// # Panics
     /// If it does not start, with its log.
     #[must_use]
-    pub fn start(prepare: impl FnOnce(PathBuf)) -> Self {
+    pub fn start(prepare: impl FnOnce(&Path)) -> Self {
         let mut nest = Nest::new();
         let name = nest.add("node");
         for address in NODE_ADDRESSES {
             run(&format!("ip -n {name} addr add {address} dev lo"));
         }
+        let settings =
+            ["metrics_bind_address=none", "workers=1", "frames=16384", "ring_size=64", "flows=1024"];
+        let more = ["flows_per_pod=512", "flow_history=0"];
+        let mut gateway = Self::start_in(&nest, &name, &[&settings[..], &more].concat(), prepare);
+        gateway._nest = Some(nest);
+        gateway
+    }
+
+    /// Starts one inside a namespace, with these settings (`key=value`) besides those that keep it in its folder.
+    ///
+    /// # Panics
+    /// If it does not start, with its log.
+    #[must_use]
+    pub fn start_in(nest: &Nest, space: &str, settings: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         for inside in ["manifests", "bpf"] {
             fs::create_dir(folder.path().join(inside)).expect(inside);
         }
-        prepare(folder.path().join("manifests"));
+        prepare(&folder.path().join("manifests"));
         let mut command = Command::new(podgate());
-        command.args(["run", "--set=metrics_bind_address=none", "--set=workers=1"]);
-        command.args(["--set=frames=16384", "--set=ring_size=64", "--set=flows=1024"]);
-        command.args(["--set=flows_per_pod=512", "--set=flow_history=0"]);
+        command.arg("run").args(settings.iter().map(|setting| format!("--set={setting}")));
         for (key, file) in [("socket", "socket"), ("ports_file", "ports.json"), ("bpffs", "bpf")] {
             command.arg(format!("--set={key}={}", folder.path().join(file).display()));
         }
@@ -67,9 +82,9 @@ impl Gateway {
         let log = File::create(folder.path().join("log")).expect("its log");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let spawn = move || command.spawn().expect("podgate starts");
-        let child = nest.open(&name).run(spawn).expect("a thread inside the namespace");
+        let child = nest.open(space).run(spawn).expect("a thread inside the namespace");
         let ports = BTreeMap::new();
-        let mut gateway = Self { _nest: nest, folder, child, client: None, ports, interfaces: 0 };
+        let mut gateway = Self { _nest: None, folder, child, client: None, ports, interfaces: 0 };
         let socket = gateway.path("socket");
         gateway.wait("it answers", |gateway| {
             gateway.client = Client::connect(&socket).ok();
@@ -88,7 +103,15 @@ impl Gateway {
         self.path("manifests")
     }
 
-    fn log(&self) -> String {
+    /// Where it pins what is to outlive it.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.path("bpf")
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
@@ -96,7 +119,7 @@ impl Gateway {
         let answer = self.client.as_mut().map(|client| client.ask(request.clone()));
         match answer {
             Some(Ok(answer)) => answer,
-            other => panic!("{request:?}: {:?}; its log:\n{}", other.and_then(Result::err), self.log()),
+            other => panic!("{request:?}: {:?}", other.and_then(Result::err)),
         }
     }
 
@@ -112,6 +135,28 @@ impl Gateway {
         self.ask(Request::StatusPolicies)
     }
 
+    /// What the status says of a port.
+    ///
+    /// # Panics
+    /// If there is no port of this interface.
+    #[must_use]
+    pub fn port(&mut self, interface: &str) -> PortStatus {
+        let ports = self.status().ports;
+        ports.into_iter().find(|port| port.interface == interface).expect(interface)
+    }
+
+    /// `podgate port add`.
+    pub fn add_port(&mut self, interface: &str, pod: &str, addresses: &[IpAddr]) {
+        let (interface, pod) = (interface.to_owned(), pod.to_owned());
+        let spec = PortSpec { interface, pod, addresses: addresses.to_vec(), mac: None };
+        let _: PortStatus = self.ask(Request::PortAdd(spec));
+    }
+
+    /// `podgate port remove`.
+    pub fn remove_port(&mut self, interface: &str) {
+        let _: Value = self.ask(Request::PortRemove { interface: interface.to_owned() });
+    }
+
     /// Has a port for each of these pods with these addresses, and no other.
     pub fn serve(&mut self, pods: &BTreeMap<String, Vec<IpAddr>>) {
         let gone: Vec<String> = self
@@ -122,7 +167,7 @@ impl Gateway {
             .collect();
         for pod in gone {
             if let Some((interface, _)) = self.ports.remove(&pod) {
-                let _: Value = self.ask(Request::PortRemove { interface });
+                self.remove_port(&interface);
             }
         }
         for (pod, addresses) in pods {
@@ -131,13 +176,7 @@ impl Gateway {
             }
             self.interfaces += 1;
             let interface = format!("never{}", self.interfaces);
-            let spec = PortSpec {
-                interface: interface.clone(),
-                pod: pod.clone(),
-                addresses: addresses.clone(),
-                mac: None,
-            };
-            let _: PortStatus = self.ask(Request::PortAdd(spec));
+            self.add_port(&interface, pod, addresses);
             self.ports.insert(pod.clone(), (interface, addresses.clone()));
         }
     }
@@ -153,28 +192,46 @@ impl Gateway {
     /// Waits until something is so.
     ///
     /// # Panics
-    /// If it takes too long, or the gateway has ended, with its log.
+    /// If it takes too long, or the gateway has ended.
     pub fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !is_so(self) {
             let ended = self.child.try_wait().expect("its state");
-            assert!(ended.is_none(), "{what}: the gateway has ended; its log:\n{}", self.log());
+            assert!(ended.is_none(), "{what}: the gateway has ended");
             if Instant::now() > end {
                 let files: Vec<_> = fs::read_dir(self.manifests()).into_iter().flatten().flatten().collect();
-                let (status, policies, log) = (self.status(), self.policies(), self.log());
-                panic!("{what}: waited in vain; {files:?}\n{status:?}\n{policies:?}\nits log:\n{log}");
+                let (status, policies) = (self.status(), self.policies());
+                panic!("{what}: waited in vain; {files:?}\n{status:?}\n{policies:?}");
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it as a person would. Its folder stays until this is dropped.
+    ///
+    /// # Panics
+    /// If it does not end well.
+    pub fn stop(&mut self) {
+        self.terminate();
+        let status = self.child.wait().expect("its state");
+        assert_eq!(status.code(), Some(0));
+    }
+
+    /// Asks it to end, if it has not ended: its process id may be another one's by then.
+    fn terminate(&mut self) {
+        if let (Ok(None), Ok(id)) = (self.child.try_wait(), i32::try_from(self.child.id())) {
+            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
         }
     }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if let Ok(id) = i32::try_from(self.child.id()) {
-            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+        if std::thread::panicking() {
+            eprintln!("the gateway's log:\n{}", self.log());
         }
+        self.terminate();
         let _ = self.child.wait();
-        let _ = nix::mount::umount(&self.path("bpf"));
+        let _ = nix::mount::umount(&self.pins());
     }
 }
