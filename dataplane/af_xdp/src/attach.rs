@@ -41,7 +41,6 @@ pub struct Attachment {
     sockets: SocketMap,
     addresses: Option<AddressMap>,
     pins: Option<Pins>,
-    frags: bool,
     taken_over: bool,
 }
 
@@ -117,7 +116,6 @@ impl Attachment {
             sockets: socket_map,
             addresses: address_map,
             pins: pins.cloned(),
-            frags: program.frags,
             taken_over,
         };
         // The number of queues may have been changed meanwhile; the kernel offers no way to hold it.
@@ -146,11 +144,6 @@ impl Attachment {
         self.barrier.is_some()
     }
 
-    /// Does the program handle packets of several buffers? Without it the MTU is limited to about 3498.
-    pub fn frags(&self) -> bool {
-        self.frags
-    }
-
     /// Puts the program on the device's queues once more. To be called when queues were activated: the program of a veth is
     /// not run on these. Afterwards it is, and drops what they bring until they have sockets.
     ///
@@ -160,14 +153,6 @@ impl Attachment {
         // The same program again would be nothing to do for the kernel, so it is loaded anew.
         let program = steering::load(&self.sockets, self.addresses.as_ref())?;
         self.link.update(program.as_fd()).map_err(|e| bpf_error("renewing the attached program", e))
-    }
-
-    /// Puts a socket that was opened again into the table.
-    ///
-    /// # Errors
-    /// [`Error::Bpf`] with the kernel's answer.
-    pub fn set_socket(&self, socket: &Socket) -> Result<(), Error> {
-        set_socket(&self.sockets, socket)
     }
 
     /// Steers packets to this address to the sockets. Nothing to do, and fine, with [`Steering::Everything`].

@@ -152,8 +152,8 @@ pub enum Error {
     /// The kernel has no bpf_link for XDP: a program could not outlive the process by its pin.
     #[error("this kernel cannot attach XDP programs by bpf_link: Linux 5.9 or later is needed")]
     NoXdpLink,
-    /// The kernel refused a steering program.
-    #[error("the kernel refused the steering program {program}: {source}; the verifier says: {log}")]
+    /// The kernel refused a steering program or a barrier.
+    #[error("the kernel refused the program {program}: {source}; the verifier says: {log}")]
     Program {
         /// Which program.
         program: &'static str,

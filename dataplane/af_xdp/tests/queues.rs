@@ -8,7 +8,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
-use af_xdp::{ActiveQueues, Attachment, Error, Interface, Socket, Steering};
+use af_xdp::{ActiveQueues, Attachment, Error, Interface, Pins, Socket, Steering};
 use common::{Gateway, Lab, SMALL, Veth, run, within};
 
 /// Datagrams that are sent at once, each of a flow of its own.
@@ -79,8 +79,8 @@ fn counter(name: &str) -> u64 {
 }
 
 fn with_device(steering: Steering<'static>) {
-    let lab = Lab::new(1, Veth { queues: 4, ..Default::default() });
-    let gateway = lab.gateway();
+    let mut lab = Lab::new(1, Veth { queues: 4, ..Default::default() });
+    let (gateway, pins) = (lab.gateway(), Pins::new(lab.pins(), "p0"));
     within(&gateway, move || {
         let device = Device::new(&lab);
         let mut gateway = Gateway::new(8192);
@@ -88,7 +88,7 @@ fn with_device(steering: Steering<'static>) {
         assert_eq!(device.send(), FLOWS, "nothing is attached yet");
 
         let mut sockets = gateway.open("p0", &SMALL);
-        let attachment = Attachment::attach(&interface, steering, &sockets, None).unwrap();
+        let attachment = Attachment::attach(&interface, steering, &sockets, Some(&pins)).unwrap();
         assert_eq!(device.send(), 0);
         let by_queue = received(&mut sockets, &mut gateway);
         assert!(by_queue.len() == 2 && by_queue.iter().all(|count| *count > 0), "{by_queue:?}");
@@ -100,7 +100,7 @@ fn with_device(steering: Steering<'static>) {
         run("ethtool -L p0 rx 4 tx 4");
         device.activate_inside(4);
         assert_eq!(interface.active_queues().unwrap(), ActiveQueues { receive: 4, transmit: 4 });
-        let missing = Attachment::attach(&interface, steering, &sockets, None).unwrap_err();
+        let missing = Attachment::attach(&interface, steering, &sockets, Some(&pins)).unwrap_err();
         assert!(matches!(missing, Error::QueuesUnbound { active: 4, bound: 2, .. }), "{missing}");
 
         // The new queues have neither program nor socket: closed nevertheless.
@@ -116,13 +116,15 @@ fn with_device(steering: Steering<'static>) {
         assert!(counter("rx_queue_3_xdp_drops") > 0);
         received(&mut sockets, &mut gateway);
 
-        // With sockets on all queues everything comes.
+        // With sockets on all queues, and attached anew over the pins, everything comes.
         sockets.extend(
             [2, 3].map(|queue| {
                 Socket::open(&gateway.umem, &interface, queue, &SMALL, &mut gateway.pool).unwrap()
             }),
         );
-        sockets.iter().for_each(|socket| attachment.set_socket(socket).unwrap());
+        drop(attachment);
+        let attachment = Attachment::attach(&interface, steering, &sockets, Some(&pins)).unwrap();
+        assert!(attachment.taken_over());
         assert_eq!(device.send(), 0);
         let by_queue = received(&mut sockets, &mut gateway);
         assert!(by_queue.iter().all(|count| *count > 0), "{by_queue:?}");

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use crate::bpf::instruction::{Assembler, Condition, Instruction, Register, Size};
 use crate::bpf::link::BPF_XDP;
@@ -204,39 +204,20 @@ fn match_addresses(
     program.finish()
 }
 
-/// A loaded program.
-#[derive(Debug)]
-pub(crate) struct Program {
-    fd: OwnedFd,
-    /// It handles packets of several buffers.
-    pub(crate) frags: bool,
-}
-
-impl AsFd for Program {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-/// Loads the program for these maps, with support for several buffers if the kernel has it.
-pub(crate) fn load(sockets: &SocketMap, only: Option<&AddressMap>) -> Result<Program, Error> {
+/// Loads the program for these maps, with support for packets of several buffers if the kernel has it.
+pub(crate) fn load(sockets: &SocketMap, only: Option<&AddressMap>) -> Result<OwnedFd, Error> {
     let sockets = sockets.as_fd().as_raw_fd();
     let (name, code) = match only {
         None => ("steer_all", everything(sockets)),
         Some(only) => ("steer_addresses", addresses(sockets, only.as_fd().as_raw_fd())),
     };
     let code = code.unwrap_or_default();
-    match load_code(FOR_XDP, name, &code, XDP_HAS_FRAGS) {
-        Ok(fd) => Ok(Program { fd, frags: true }),
+    let loaded = match load_code(FOR_XDP, name, &code, XDP_HAS_FRAGS) {
         // Before 5.18 the flag is unknown. If the program is wrong, the second attempt says so.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            match load_code(FOR_XDP, name, &code, 0) {
-                Ok(fd) => Ok(Program { fd, frags: false }),
-                Err(source) => Err(refused(FOR_XDP, name, &code, source)),
-            }
-        }
-        Err(source) => Err(refused(FOR_XDP, name, &code, source)),
-    }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => load_code(FOR_XDP, name, &code, 0),
+        loaded => loaded,
+    };
+    loaded.map_err(|source| refused(FOR_XDP, name, &code, source))
 }
 
 /// Loads the barrier behind the program of [`load`].
@@ -251,7 +232,7 @@ pub(crate) fn load_barrier(only: Option<&AddressMap>) -> Result<OwnedFd, Error> 
 
 /// A program that the kernel did not take, or did not want to take from this process.
 fn refused(kind: Kind, name: &'static str, code: &[Instruction], source: io::Error) -> Error {
-    match bpf_error("loading the steering program", source) {
+    match bpf_error(format!("loading the program {name}"), source) {
         Error::Bpf { source, .. } => {
             Error::Program { program: name, log: verifier_log(kind, name, code), source }
         }
