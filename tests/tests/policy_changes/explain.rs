@@ -2,10 +2,12 @@
 //!
 //! [`handle`] is all that a gateway may do with a packet under one published state, read off the rules and not off the
 //! gateway: it passes along an entry that this state still allows, or opens one if this state allows that; otherwise it
-//! does not pass, and an entry that is no longer allowed is gone. Which state it was, the observer does not know: any that
-//! was in force between the packet's reception and its transmission, or, if it never came out, the time at which it was
-//! surely lost. Nor does it know in which order packets of the two directions were handled, unless one was sent after the
-//! other had come out. [`explain`] tries all of it. What remains is an exact check of three promises:
+//! does not pass, and an entry that is no longer allowed is gone. The worker that receives a packet looks at its port, and
+//! may hand it over to another one, which looks at its connection under the same state or a later one. Which states these
+//! were, the observer does not know: any that were in force between the packet's reception and its transmission, or, if it
+//! never came out, the time at which it was surely lost. Nor does it know in which order packets of the two directions were
+//! handled, unless one was sent after the other had come out. [`explain`] tries all of it. What remains is an exact check of
+//! three promises:
 //!
 //! - what passed was allowed by a state in force meanwhile, in the direction in which its connection was opened;
 //! - what did not pass, nor anything later of its connection, was denied by a state in force meanwhile: a connection that
@@ -80,17 +82,24 @@ pub struct Rules {
     pub keep: bool,
 }
 
-/// What a gateway does with a packet under one state: whether it passes, and what is remembered afterwards.
-fn handle(entry: Option<Entry>, packet: &Seen, world: &World, rules: Rules) -> (bool, Option<Entry>) {
+/// What a gateway does with a packet that was received under one state and judged under another: whether it passes, and what
+/// is remembered afterwards.
+fn handle(
+    entry: Option<Entry>,
+    packet: &Seen,
+    received: &World,
+    world: &World,
+    rules: Rules,
+) -> (bool, Option<Entry>) {
     let plugs = |way| {
         let (source, destination) = rules.line.places(way);
         (world.plugs[source], world.plugs[destination])
     };
-    let (sender, receiver) = plugs(packet.way);
-    if sender != Some(packet.sender) {
+    if received.plugs[rules.line.places(packet.way).0] != Some(packet.sender) {
         // The port it came by is gone.
         return (false, entry);
     }
+    let (sender, receiver) = plugs(packet.way);
     if let Some(known) = entry {
         let (from, to) = plugs(known.way);
         let is_same = from == Some(known.from) && to.is_some_and(|plug| plug.identity == known.to);
@@ -101,7 +110,12 @@ fn handle(entry: Option<Entry>, packet: &Seen, world: &World, rules: Rules) -> (
         }
     }
     match receiver {
-        Some(receiver) if packet.kind.opens() && world.allows(rules.number, packet.way) => {
+        // By a port that is gone meanwhile nothing is opened.
+        Some(receiver)
+            if packet.kind.opens()
+                && sender == Some(packet.sender)
+                && world.allows(rules.number, packet.way) =>
+        {
             (true, Some(Entry { way: packet.way, from: packet.sender, to: receiver.identity }))
         }
         _ => (false, None),
@@ -137,14 +151,17 @@ fn is_after(packet: &Seen, other: Option<&Seen>) -> bool {
     other.and_then(|other| other.out).is_some_and(|out| out.0 < packet.put.0)
 }
 
-/// What may be remembered after a packet, under any state that explains what became of it.
+/// What may be remembered after a packet, under any states that explain what became of it.
 fn after(memory: &Memory, packet: &Seen, worlds: &Worlds, rules: Rules) -> Memory {
     let mut next = Memory::new();
-    for world in worlds.during(packet) {
-        for entry in memory {
-            let (passes, entry) = handle(*entry, packet, world, rules);
-            if passes == packet.out.is_some() {
-                next.insert(entry);
+    let during: Vec<&World> = worlds.during(packet).collect();
+    for (place, received) in during.iter().enumerate() {
+        for world in &during[place..] {
+            for entry in memory {
+                let (passes, entry) = handle(*entry, packet, received, world, rules);
+                if passes == packet.out.is_some() {
+                    next.insert(entry);
+                }
             }
         }
     }
