@@ -8,7 +8,7 @@ use std::num::NonZero;
 
 use podgate_config::model::{Cluster, NetworkPolicy, PolicyPort, Protocol};
 use podgate_control::compiler::Limits;
-use podgate_control::gateway::history::Generations;
+use podgate_control::gateway::generations::Generations;
 use podgate_control::gateway::snapshot::{Inputs, build};
 use podgate_control::live::Live;
 use podgate_dataplane::policy::{Delivery, PolicyTables};

@@ -110,8 +110,9 @@ impl Live {
             None => {
                 self.cluster.policies.remove(name);
                 self.before.iter_mut().for_each(|(before, _)| before.forget_hits(name));
-                if let Some(compiler) = self.told() {
-                    compiler.remove_policy(name);
+                match self.told() {
+                    Some(compiler) => compiler.remove_policy(name),
+                    None => self.compiler.forget_hits(name),
                 }
             }
         }

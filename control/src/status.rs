@@ -120,7 +120,7 @@ pub struct PolicyStatus {
 pub struct LimitStatus {
     /// The setting without its `limit_`.
     pub name: String,
-    /// How much is used; what was needed when it was reached, if it is.
+    /// How much is used; if it was reached, by the tables that are in force instead.
     pub used: usize,
     /// How much may be.
     pub max: usize,
@@ -215,10 +215,9 @@ pub struct PolicyHits {
     pub policy: String,
     /// `ingress` or `egress`.
     pub direction: String,
-    /// New connections that it allowed (together with others, if several allow the same).
-    pub allowed: u64,
-    /// New connections denied while it was one of those that isolate the pod.
-    pub denied: u64,
+    /// How often.
+    #[serde(flatten)]
+    pub decisions: Decisions,
 }
 
 impl Status {
@@ -322,8 +321,8 @@ impl Status {
                 table.row([
                     hits.policy.clone(),
                     hits.direction.clone(),
-                    hits.allowed.to_string(),
-                    hits.denied.to_string(),
+                    hits.decisions.allowed.to_string(),
+                    hits.decisions.denied.to_string(),
                 ]);
             }
             table.print(console, "  ")?;

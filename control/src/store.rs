@@ -28,7 +28,7 @@ const KINDS: [&str; 4] = [NAMESPACE, POD, NODE, NETWORK_POLICY];
 const NAMESPACE: &str = "Namespace";
 const POD: &str = "Pod";
 const NODE: &str = "Node";
-const NETWORK_POLICY: &str = "NetworkPolicy";
+pub(crate) const NETWORK_POLICY: &str = "NetworkPolicy";
 
 /// Where an object stands: file and document.
 type Places = BTreeMap<(&'static str, String), (Arc<str>, usize)>;

@@ -99,6 +99,11 @@ impl Node {
     fn wire(&self, pod: &str, address: &str) {
         let name = format!("{}-{pod}", self.name);
         self.ip(&format!("link add v{pod} type veth peer name eth0 netns {name}"));
+        self.set_up_pod(pod, address);
+    }
+
+    fn set_up_pod(&self, pod: &str, address: &str) {
+        let name = format!("{}-{pod}", self.name);
         for command in [
             "link set lo up",
             &format!("addr add {address}/32 dev eth0"),
@@ -330,7 +335,6 @@ fn it_says_how_each_policy_is() {
     let published = node.status().generation_published;
     node.write("policy.yaml", "kind: [");
     node.wait("the error is told", |node| standing(node).unwrap().state == Standing::Earlier);
-    thread::sleep(Duration::from_millis(100));
     assert_eq!(node.status().generation_published, published);
     let earlier = standing(&node).unwrap();
     assert_eq!(earlier.generation, Some(since));
@@ -363,6 +367,34 @@ fn a_killed_gateway_leaves_pods_shut_and_its_successor_takes_over() {
     node.wait("it is ready again", ready);
     assert_eq!((node.port("a"), node.port("b")), (PortState::Up, PortState::Up), "{}", node.log());
     assert!(node.connects(80) && !node.connects(81), "{}", node.log());
+}
+
+/// So many queues need more frames than there are.
+#[test]
+fn a_port_that_cannot_be_opened_is_set_down() {
+    let mut node = Node::new();
+    node.write("policy.yaml", &policy("{port: 80}"));
+    for pod in ["a", "b"] {
+        let name = format!("{}-{pod}", node.name);
+        node.ip(&format!("link del v{pod}"));
+        node.ip(&format!(
+            "link add v{pod} numtxqueues 16 numrxqueues 16 type veth peer name eth0 numtxqueues 16 numrxqueues 16 netns {name}"
+        ));
+        node.set_up_pod(pod, if pod == "a" { "10.244.0.1" } else { "10.244.0.2" });
+        node.ip(&format!("link set v{pod} up"));
+        node.ip(&format!("addr add 169.254.1.1/32 dev v{pod}"));
+    }
+    let forward = || fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    node.namespace.run(forward).unwrap();
+    node.start_with(&["--set=frames=16384"]);
+    node.ip("route replace 10.244.0.1/32 dev va");
+    node.ip("route replace 10.244.0.2/32 dev vb");
+    assert!(node.connects(81), "the kernel forwards what nobody asked to be judged");
+    for (pod, address) in [("a", "10.244.0.1"), ("b", "10.244.0.2")] {
+        let said = node.add_port(pod, address);
+        assert!(String::from_utf8_lossy(&said.stdout).contains("raise the setting `frames`"), "{said:?}");
+    }
+    assert!(!node.connects(81));
 }
 
 #[test]

@@ -11,8 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::packet::{PortId, PortKind, WorkerId};
-pub use crate::policy::Delivery;
-use crate::policy::{PodIndex, PodSlot, PolicyTables};
+use crate::policy::{Delivery, PodSlot, PolicyTables};
 
 /// A MAC address, in the order of the wire.
 pub type Mac = [u8; 6];
@@ -191,14 +190,7 @@ impl Snapshot {
     #[must_use]
     pub fn pod(&self, address: IpAddr) -> Option<(PodSlot, Delivery)> {
         let (index, slot) = self.policy.lookup(address)?;
-        Some((slot, self.delivery(index)?))
-    }
-
-    /// The delivery at a position of the pod tables.
-    #[inline]
-    #[must_use]
-    pub fn delivery(&self, index: PodIndex) -> Option<Delivery> {
-        self.policy.delivery(index)
+        Some((slot, self.policy.delivery(index)?))
     }
 
     /// A port.

@@ -151,7 +151,6 @@ pub struct WorkerView {
     cut: AtomicU64,
     errors_refused: AtomicU64,
     datagrams: AtomicU64,
-    free_frames: AtomicU64,
 }
 
 impl WorkerView {
@@ -195,12 +194,6 @@ impl WorkerView {
     #[must_use]
     pub fn datagrams(&self) -> u64 {
         self.datagrams.load(Ordering::Relaxed)
-    }
-
-    /// Frames in its pool.
-    #[must_use]
-    pub fn free_frames(&self) -> u64 {
-        self.free_frames.load(Ordering::Relaxed)
     }
 }
 
@@ -465,7 +458,6 @@ impl<C: Clock> Worker<C> {
         view.cut.store(flows.cut, Ordering::Relaxed);
         view.errors_refused.store(self.errors.refused(), Ordering::Relaxed);
         view.datagrams.store(self.fragments.datagrams() as u64, Ordering::Relaxed);
-        view.free_frames.store(self.pool.len() as u64, Ordering::Relaxed);
         view.generation.store(generation, Ordering::Release);
         if drained {
             view.drained.store(view.drained.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);

@@ -14,19 +14,17 @@ use af_xdp::twin::Sent;
 use af_xdp::{Abilities, ActiveQueues, FramePool, Region};
 use podgate_config::model::{Cluster, ObjectName, Pod};
 use podgate_control::compiler::Limits;
-use podgate_control::gateway::history::Generations;
+use podgate_control::gateway::generations::Generations;
 use podgate_dataplane::clock::{Clock, Instant64, VirtualClock};
 use podgate_dataplane::counters::Snapshot as Counts;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::flow::{Charge, FlowCounts, Tuple};
 use podgate_dataplane::fragment;
 use podgate_dataplane::packet::{PortId, PortKind, WorkerId};
-use podgate_dataplane::policy::PolicyTables;
+use podgate_dataplane::policy::{Delivery, PolicyTables};
 use podgate_dataplane::port::{MemoryPort, MemoryWire, Shares};
 use podgate_dataplane::record::DropRecord;
-use podgate_dataplane::snapshot::{
-    Delivery, DirectRoute, DirectRoutes, Mac, NodeAddresses, PortEntry, Snapshot,
-};
+use podgate_dataplane::snapshot::{DirectRoute, DirectRoutes, Mac, NodeAddresses, PortEntry, Snapshot};
 use podgate_dataplane::worker::{
     Activity, Commons, ErrorCharge, FoundFlow, Unresolved, Worker, WorkerEnds, WorkerSettings, WorkerView,
     commons, workers,

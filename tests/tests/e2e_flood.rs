@@ -160,7 +160,7 @@ fn flows(lab: &Lab, pod: &str) -> [u64; 3] {
     let status = lab.status().unwrap();
     let ports = status.get("ports").and_then(Value::as_array).unwrap();
     let port = ports.iter().find(|port| port.get("pod") == Some(&Value::from(pod))).unwrap();
-    ["embryonic", "evicted", "refused"]
+    ["open", "evicted", "refused"]
         .map(|field| port.pointer(&format!("/flows/{field}")).unwrap().as_u64().unwrap())
 }
 
@@ -183,16 +183,17 @@ fn floods_harm_nobody_but_the_flooded() {
     };
     let outside = watch(&lab, &conversation, Some(("ext-internet", arguments("198.18.0.0/15", "80"))));
     outside.say("flood from outside");
-    let [embryonic, evicted, _] = flows(&lab, "shop/flooded");
-    assert!(embryonic + evicted > 1000, "the flood arrived");
-    println!("shop/flooded: {embryonic} connections not established, {evicted} evicted");
+    let [connections, evicted, _] = flows(&lab, "shop/flooded");
+    assert!(connections + evicted > 1000, "the flood arrived");
+    println!("shop/flooded: {connections} connections, {evicted} evicted");
 
     let noisy = v4(&lab, "noisy.shop").to_string();
     let inner = watch(&lab, &conversation, Some(("noisy.shop", arguments(&noisy, "0"))));
     inner.say("flood of a pod's own");
-    let [embryonic, evicted, _] = flows(&lab, "shop/noisy");
-    assert!(embryonic + evicted > 1000, "the flood arrived");
-    println!("shop/noisy: {embryonic} connections not established, {evicted} evicted");
+    // Most are over at once, by the resets of the flooded pod.
+    let [connections, evicted, _] = flows(&lab, "shop/noisy");
+    assert!(connections + evicted > 1000, "the flood arrived");
+    println!("shop/noisy: {connections} connections, {evicted} evicted");
 
     for phase in [&outside, &inner] {
         assert!(!phase.rounds.is_empty());

@@ -31,10 +31,8 @@ impl Followed {
 
     /// Keeps nothing that no generation from `oldest` on needs.
     fn give_up(&mut self, oldest: u64) {
-        self.compiler.oldest = oldest;
-        while self.compiler.reap_program(0) || self.compiler.terms.reap(oldest, 0, &mut self.compiler.writer)
-        {
-        }
+        let compiler = &mut self.compiler;
+        while compiler.reap_program(oldest, 0) || compiler.terms.reap(oldest, 0, &mut compiler.writer) {}
     }
 }
 

@@ -111,20 +111,18 @@ pub(super) fn number(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
 }
 
-/// Adds a value to a sorted list that does not hold it yet; says whether that changed it.
-pub(super) fn insert_sorted(list: &mut Vec<u32>, value: u32) -> bool {
-    match list.binary_search(&value) {
-        Ok(_) => false,
-        Err(place) => {
-            list.insert(place, value);
-            true
-        }
+/// Adds a value to a sorted list, if it does not hold it yet.
+pub(super) fn insert_sorted(list: &mut Vec<u32>, value: u32) {
+    if let Err(place) = list.binary_search(&value) {
+        list.insert(place, value);
     }
 }
 
-/// Takes a value out of a sorted list; says whether that changed it.
-pub(super) fn remove_sorted(list: &mut Vec<u32>, value: u32) -> bool {
-    list.binary_search(&value).map(|place| list.remove(place)).is_ok()
+/// Takes a value out of a sorted list, if it is there.
+pub(super) fn remove_sorted(list: &mut Vec<u32>, value: u32) {
+    if let Ok(place) = list.binary_search(&value) {
+        list.remove(place);
+    }
 }
 
 #[cfg(test)]
@@ -158,8 +156,13 @@ mod tests {
     #[test]
     fn sorted_lists_hold_a_value_once() {
         let mut list = vec![2, 5];
-        assert!(insert_sorted(&mut list, 3) && !insert_sorted(&mut list, 5));
-        assert!(remove_sorted(&mut list, 2) && !remove_sorted(&mut list, 2));
+        for value in [3, 5] {
+            insert_sorted(&mut list, value);
+        }
+        assert_eq!(list, [2, 3, 5]);
+        for value in [2, 2, 4] {
+            remove_sorted(&mut list, value);
+        }
         assert_eq!(list, [3, 5]);
     }
 }

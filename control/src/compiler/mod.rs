@@ -48,7 +48,7 @@ use podgate_dataplane::policy::{Delivery, Direction, HashSeed, PolicyTables, Tab
 
 use labels::Dictionary;
 use lists::{Map, Slab};
-pub use origins::{HitTotals, Origin, PolicyHits};
+pub use origins::{Admitted, HitTotals, Origin, PolicyHits};
 use policies::{Blocks, Policy};
 use population::{Member, Space, Spanning};
 use programs::Programs;
@@ -200,6 +200,7 @@ pub struct Compiler {
     /// What was counted for programs that are no longer there.
     folded: HitTotals,
     retired: VecDeque<origins::Retired>,
+    retired_size: usize,
 
     /// Pods to be looked at anew, and policies that need other clauses.
     dirty: Vec<u32>,
@@ -212,9 +213,8 @@ pub struct Compiler {
     /// Terms of the pod at hand.
     found: Vec<u32>,
 
-    /// The newest generation that was published, and the oldest that somebody may judge by.
+    /// The newest generation that was published.
     published: u64,
-    oldest: u64,
     failed: Option<CompileError>,
 }
 
@@ -245,6 +245,7 @@ impl Compiler {
             programs: Programs::default(),
             folded: HitTotals::new(),
             retired: VecDeque::new(),
+            retired_size: 0,
             dirty: Vec::new(),
             renumber: Vec::new(),
             reprogram: Vec::new(),
@@ -252,7 +253,6 @@ impl Compiler {
             unpublished: Vec::new(),
             found: Vec::new(),
             published: 0,
-            oldest: u64::MAX,
             failed: None,
         }
     }
@@ -319,9 +319,6 @@ impl Compiler {
 
     /// The tables that were given last are in force as this generation. It is at least one more than the one before.
     pub fn published(&mut self, generation: u64) {
-        if self.oldest == u64::MAX {
-            self.oldest = generation;
-        }
         self.published = generation;
         if self.failed.is_some() {
             // Not even these tables hold what came last.
@@ -337,14 +334,13 @@ impl Compiler {
     /// No worker judges by a generation before `oldest` any more. Gives back what only they needed, at most `most` things at
     /// a time; a part stays, for it often comes back. Says whether there is more to do.
     pub fn reclaim(&mut self, oldest: u64, most: usize) -> bool {
-        self.oldest = oldest;
         if self.failed.is_some() {
             return false;
         }
         let programs = self.limits.idle.max(self.programs.by_number.len() / 8);
         let atoms = self.limits.idle.max(self.terms.atoms() / 8);
         let mut done = 0;
-        while done < most && self.reap_program(programs) {
+        while done < most && self.reap_program(oldest, programs) {
             done += 1;
         }
         while done < most && self.terms.reap(oldest, atoms, &mut self.writer) {
@@ -356,7 +352,6 @@ impl Compiler {
     /// Takes the place of another compiler that was told the same, after `published`: policies are in force since then.
     pub fn succeed(&mut self, other: &Self, published: u64) {
         self.published = published;
-        self.oldest = published;
         // Before, its programs' numbers were the other's.
         self.programs.by_number.values_mut().for_each(|program| program.since = published + 1);
         for (_, policy) in self.policies.iter_mut() {

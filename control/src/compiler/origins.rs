@@ -2,9 +2,11 @@
 //!
 //! The tables know programs and intervals; the compiler knows which clauses of which policies each interval was made of. A
 //! program's number is used again after its time, so whoever asks says of which generation the verdict is. Programs that
-//! were given up are remembered a while ([`RETIRED`] of them): their policies by name, and the rules of each interval.
+//! were given up are remembered a while (as much of them as [`REMEMBERED`] says): their policies by name, and the rules of
+//! each interval.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use podgate_config::model::ObjectName;
 use podgate_dataplane::policy::{Action, Direction, PolicyPeer};
@@ -13,8 +15,9 @@ use super::Compiler;
 use super::clauses::Matcher;
 use super::lists::number;
 
-/// Programs that are remembered although nothing judges by them any more.
-pub const RETIRED: usize = 65_536;
+/// How much is remembered of programs although nothing judges by them any more: programs, their policies and intervals, and
+/// the rules of these, all together. Some 30 bytes each, less than 64 MiB in all.
+pub const REMEMBERED: usize = 2 << 20;
 
 /// One peer of one rule that admits a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +28,15 @@ pub struct Origin<'a> {
     pub rule: usize,
     /// Place of the peer in `from` or `to`, from 0; `None` if the rule names no peers.
     pub peer: Option<usize>,
+}
+
+/// Who admitted a connection once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admitted<'a> {
+    /// Each of these, in the order of policy, rule and peer; not empty.
+    By(Vec<Origin<'a>>),
+    /// One of these rules at least: which peers they had is forgotten, or the peer is another than it was then.
+    OneOf(Vec<Origin<'a>>),
 }
 
 /// What was counted for one policy in one direction.
@@ -50,6 +62,14 @@ pub(super) struct Retired {
     isolating: Box<[ObjectName]>,
     /// Policy (its place in `isolating`) and rule, by interval.
     intervals: Box<[Rules]>,
+}
+
+impl Retired {
+    /// What it takes of [`REMEMBERED`].
+    fn size(&self) -> usize {
+        let rules: usize = self.intervals.iter().map(|rules| rules.len()).sum();
+        1 + self.isolating.len() + self.intervals.len() + rules
+    }
 }
 
 impl Compiler {
@@ -106,37 +126,43 @@ impl Compiler {
         found
     }
 
-    /// What may have admitted a connection in an interval of an earlier generation: of today's programs the rules and peers
-    /// that admit `peer` as it is today, otherwise all rules that the interval was made of, without their peers. `None` if
+    /// What admitted a connection with `peer` in an interval of an earlier generation: of today's programs the rules and peers
+    /// that admit whoever has the address today, otherwise some of the rules that the interval was made of. `None` if
     /// that is no longer known.
     #[must_use]
     pub fn admitting_then(
         &self,
         program: u32,
         interval: u32,
-        peer: Option<PolicyPeer>,
+        peer: IpAddr,
         generation: u64,
-    ) -> Option<Vec<Origin<'_>>> {
+    ) -> Option<Admitted<'_>> {
         let of_rule = |(policy, rule)| Origin { policy, rule, peer: None };
         if let Some(entry) = self.programs.by_number.get(&program).filter(|known| known.since <= generation) {
-            let mut admitting = peer.map(|peer| self.admitting(program, interval, peer)).unwrap_or_default();
-            if admitting.is_empty() {
-                let clauses = entry.intervals.get(interval as usize).map_or(&[][..], |clauses| clauses);
-                admitting.extend(clauses.iter().filter_map(|&(policy, place)| {
+            // Atoms are this compiler's own: those of other tables mean nothing here.
+            let peer = PolicyPeer { address: peer, pod: self.writer.slot(peer) };
+            let admitting = self.admitting(program, interval, peer);
+            if !admitting.is_empty() {
+                return Some(Admitted::By(admitting));
+            }
+            let clauses = entry.intervals.get(interval as usize).map_or(&[][..], |clauses| clauses);
+            let mut rules: Vec<Origin<'_>> = clauses
+                .iter()
+                .filter_map(|&(policy, place)| {
                     let policy = self.policies.get(policy)?;
                     let clause = policy.clauses(entry.direction).get(place as usize)?;
                     Some(of_rule((&policy.object.name, clause.rule as usize)))
-                }));
-                admitting.sort_unstable();
-                admitting.dedup();
-            }
-            return Some(admitting);
+                })
+                .collect();
+            rules.sort_unstable();
+            rules.dedup();
+            return Some(Admitted::OneOf(rules));
         }
         let retired = self.retired(program, generation)?;
         let rules = retired.intervals.get(interval as usize).map_or(&[][..], |rules| rules);
         let named =
             |&(policy, rule): &(u32, u32)| Some((retired.isolating.get(policy as usize)?, rule as usize));
-        Some(rules.iter().filter_map(named).map(of_rule).collect())
+        Some(Admitted::OneOf(rules.iter().filter_map(named).map(of_rule).collect()))
     }
 
     fn matches(&self, matcher: Matcher, peer: PolicyPeer) -> bool {
@@ -178,10 +204,14 @@ impl Compiler {
         });
         let intervals = intervals.collect();
         let generations = (program.since, last);
-        if self.retired.len() == RETIRED {
-            self.retired.pop_front();
+        let retired = Retired { program: number, generations, isolating, intervals };
+        self.retired_size += retired.size();
+        self.retired.push_back(retired);
+        while self.retired_size > REMEMBERED
+            && let Some(oldest) = self.retired.pop_front()
+        {
+            self.retired_size -= oldest.size();
         }
-        self.retired.push_back(Retired { program: number, generations, isolating, intervals });
     }
 
     /// Adds what was counted for a program, for each of its policies that was not deleted since.

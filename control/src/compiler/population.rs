@@ -15,7 +15,7 @@ use podgate_config::model::{Labels, Namespace, NamespaceName, ObjectName, Pod};
 use podgate_dataplane::policy::{Delivery, PROGRAM_CLOSED, PodSlot};
 
 use super::labels::Label;
-use super::lists::{Map, Set, insert_sorted, number, remove_sorted};
+use super::lists::{Map, Set, insert_sorted, remove_sorted};
 use super::selectors::{Anchor, Index};
 use super::terms::Kind;
 use super::{CompileError, Compiler};
@@ -591,12 +591,6 @@ impl Compiler {
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<&ObjectName> {
         self.members.get(self.owner(address)?).map(|member| &member.name)
-    }
-
-    /// Pods that policy sees as such.
-    #[must_use]
-    pub fn pods(&self) -> u32 {
-        number(self.members.len())
     }
 }
 

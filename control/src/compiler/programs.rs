@@ -401,11 +401,11 @@ impl Compiler {
         self.writer.remove_row(row);
     }
 
-    /// Forgets a program that has been idle since before the oldest generation in use, if there is one, and more than `keep`
-    /// are idle. Says whether there was.
-    pub(super) fn reap_program(&mut self, keep: usize) -> bool {
+    /// Forgets a program that has been idle since before `oldest`, the oldest generation in use, if there is one, and more
+    /// than `keep` are idle. Says whether there was.
+    pub(super) fn reap_program(&mut self, oldest: u64, keep: usize) -> bool {
         let Some(&(number, since)) = self.programs.idle.front() else { return false };
-        if since >= self.oldest || self.programs.idle.len() <= keep {
+        if since >= oldest || self.programs.idle.len() <= keep {
             return false;
         }
         self.programs.idle.pop_front();

@@ -7,7 +7,7 @@ use podgate_config::model::pod::Phase;
 use podgate_dataplane::policy::{Direction, PROGRAM_CLOSED, PROGRAM_NONE, PolicyPeer, Tier};
 
 use super::world::{World, across, block, object, own, rule};
-use super::{CompileError, Compiler, Limits, PolicyHits, Scope, compile};
+use super::{Admitted, CompileError, Compiler, Limits, PolicyHits, Scope, compile};
 
 /// x/a, x/b, y/a, y/b, each with a TCP port `http`: 80 on a, 8080 on b.
 fn four_pods() -> World {
@@ -633,8 +633,7 @@ fn nothing_is_left_over() {
         assert_eq!(tables.addresses(), 0);
     }
     compiler.published(4);
-    compiler.oldest = 4;
-    while compiler.reap_program(0) || compiler.terms.reap(4, 0, &mut compiler.writer) {}
+    while compiler.reap_program(4, 0) || compiler.terms.reap(4, 0, &mut compiler.writer) {}
     assert_eq!(compiler.programs(), 0);
     assert_eq!(compiler.row_counts(), (0, 0));
     assert_eq!(compiler.terms.counts(), (0, 0, 0));
@@ -673,12 +672,12 @@ fn hits_and_origins_outlive_their_programs() {
         compiler.set_policy(policy(&format!("TCP/{generation}")).into());
         compiler.settle().unwrap();
         compiler.published(generation);
-        compiler.oldest = generation;
-        while compiler.reap_program(0) {}
+        while compiler.reap_program(generation, 0) {}
         // A worker that still has the first tables counts on: its program is there no longer, or another one's by now.
         let hits = compiler.policy_hits();
         assert_eq!(hits[&(object("x/web"), Direction::Ingress)], PolicyHits { allowed: 1, denied: 0 });
-        let then = compiler.admitting_then(verdict.program, verdict.interval, Some(peer), 1).unwrap();
+        let then = compiler.admitting_then(verdict.program, verdict.interval, peer.address, 1).unwrap();
+        let Admitted::OneOf(then) = then else { panic!("{then:?}") };
         let names: Vec<_> = then.iter().map(|origin| (origin.policy.to_string(), origin.rule)).collect();
         assert_eq!(names, [("x/web".to_owned(), 0)]);
         assert_eq!(compiler.isolating_then(verdict.program, 1).unwrap(), [&object("x/web")]);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use podgate_dataplane::clock::Instant64;
+use podgate_dataplane::policy::Tier;
 use podgate_dataplane::record::DropRecord;
 
 use super::publish::Publisher;
@@ -21,7 +22,8 @@ pub fn line(
     lost: u64,
 ) -> DropLine {
     let name = |address: IpAddr| publisher.world().with(|world| publisher.name_in(world.live(), address));
-    let policies = record.decided_by.map_or_else(Vec::new, |(_, verdict)| {
+    let by_policies = record.decided_by.filter(|(_, verdict)| verdict.tier == Tier::NetworkPolicy);
+    let policies = by_policies.map_or_else(Vec::new, |(_, verdict)| {
         let named = publisher.world().with(|world| {
             let isolating = world
                 .live()

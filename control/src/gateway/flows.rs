@@ -6,26 +6,28 @@
 use std::net::IpAddr;
 
 use podgate_dataplane::clock::Instant64;
-use podgate_dataplane::flow::{Class, Denial, End, FlowState, SctpState, TcpState, Tuple};
-use podgate_dataplane::policy::{Direction, PolicyPeer, Tier, Verdict};
+use podgate_dataplane::flow::{Class, Denial, End, FlowState, SctpState, TcpState};
+use podgate_dataplane::policy::{Direction, Tier, Verdict};
 use podgate_dataplane::worker::{Fate, FoundFlow};
 
 use super::drops::wall_clock_ms;
+use crate::compiler::{Admitted, Origin};
 use crate::explain::{
     FlowAnswer, FlowDenial, FlowEnd, HowEnded, IpProtocol, NextPacket, Outcome, Side, words,
 };
 use crate::live::Live;
 
-/// Whose an address is.
-type Names<'a> = &'a dyn Fn(IpAddr) -> Option<String>;
+/// The pod that has or had an identity.
+type Names<'a> = &'a dyn Fn(u32) -> Option<String>;
 
 /// Names what the worker has numbers for. `now` is this moment on its clock.
 #[must_use]
 pub fn tell(found: &FoundFlow, now: Instant64, live: &Live, names: Names<'_>) -> FlowAnswer {
     let facts = &found.facts;
-    let tuple = &facts.tuple;
-    let then = Teller { live, names, generation: facts.judged_under, tuple };
-    let protocol = IpProtocol(tuple.protocol);
+    let ends = [(facts.tuple.source, facts.identities[0]), (facts.tuple.destination, facts.identities[1])];
+    let ends = ends.map(|(ip, identity)| FlowEnd { pod: names(identity), ip });
+    let then = Teller { live, generation: facts.judged_under, ends: &ends };
+    let protocol = IpProtocol(facts.tuple.protocol);
     let time = |at| wall_clock_ms(now.since(at));
     let class = facts.state.class();
     let next = match found.fate {
@@ -52,12 +54,15 @@ pub fn tell(found: &FoundFlow, now: Instant64, live: &Live, names: Names<'_>) ->
             }
         }),
     };
+    let (egress, ingress) = (
+        then.side(Direction::Egress, facts.judgement.egress),
+        then.side(Direction::Ingress, facts.judgement.ingress),
+    );
+    let [from, to] = ends;
     FlowAnswer {
         live: matches!(found.fate, Fate::Live { .. }),
-        from: then.end(tuple.source),
-        to: then.end(tuple.destination),
         protocol,
-        source_port: tuple.source_port,
+        source_port: facts.tuple.source_port,
         port: protocol.has_ports().then_some(facts.judged_port),
         worker: found.worker.0,
         state: state(facts.state).to_owned(),
@@ -65,11 +70,13 @@ pub fn tell(found: &FoundFlow, now: Instant64, live: &Live, names: Names<'_>) ->
         last_seen_ms: time(facts.last_seen),
         generation: facts.generation,
         judged_under: facts.judged_under,
-        egress: then.side(Direction::Egress, facts.judgement.egress),
-        ingress: then.side(Direction::Ingress, facts.judgement.ingress),
+        egress,
+        ingress,
         ended,
         next,
         now: None,
+        from,
+        to,
     }
 }
 
@@ -80,9 +87,9 @@ fn ended(time_ms: u64, how: &str) -> HowEnded {
 /// Has the names of one generation for one connection.
 struct Teller<'a> {
     live: &'a Live,
-    names: Names<'a>,
     generation: u64,
-    tuple: &'a Tuple,
+    /// Source and destination.
+    ends: &'a [FlowEnd; 2],
 }
 
 impl Teller<'_> {
@@ -96,17 +103,13 @@ impl Teller<'_> {
         }
     }
 
-    fn end(&self, ip: IpAddr) -> FlowEnd {
-        FlowEnd { pod: (self.names)(ip), ip }
-    }
-
     /// One direction in words.
     fn side(&self, direction: Direction, verdict: Option<Verdict>) -> Side {
+        let [source, destination] = self.ends;
         let (subject, peer) = match direction {
-            Direction::Egress => (self.tuple.source, self.tuple.destination),
-            Direction::Ingress => (self.tuple.destination, self.tuple.source),
+            Direction::Egress => (source, destination),
+            Direction::Ingress => (destination, source),
         };
-        let subject = self.end(subject);
         let (name, section) = (subject.name(), words::section(direction));
         let mut side = Side::judged(verdict);
         side.reason = match verdict {
@@ -120,7 +123,7 @@ impl Teller<'_> {
             }
             Some(Verdict { tier: Tier::Closed, .. }) => format!("{name} is closed: no tables judge it"),
             Some(verdict @ Verdict { tier: Tier::NetworkPolicy, .. }) => {
-                let told = self.policies(&mut side, (&name, direction), verdict, peer);
+                let told = self.policies(&mut side, (&name, direction), verdict, peer.ip);
                 told.unwrap_or_else(|| {
                     format!(
                         "by NetworkPolicies of generation {}, whose names are no longer remembered",
@@ -146,19 +149,27 @@ impl Teller<'_> {
         if !verdict.allowed() {
             return Some(words::not_admitted(direction, name, &side.isolating));
         }
-        let pod = self.live.tables().lookup(peer).map(|(_, slot)| slot);
-        let peer = Some(PolicyPeer { address: peer, pod });
-        let mut admitting =
-            compiler.admitting_then(program, verdict.interval, peer, self.generation)?.into_iter();
-        let Some(first) = admitting.next() else { return Some(format!("allowed for {name}")) };
+        let said = |origin: &Origin<'_>| {
+            format!("{} {}", origin.policy, words::path(direction, origin.rule, origin.peer))
+        };
+        let admitting = match compiler.admitting_then(program, verdict.interval, peer, self.generation)? {
+            Admitted::By(admitting) => admitting,
+            Admitted::OneOf(rules) => {
+                let rules = words::shortened(rules.iter().map(said), ", ");
+                return Some(format!(
+                    "allowed by at least one of {rules}; which peer matched is not remembered"
+                ));
+            }
+        };
+        let (first, others) = admitting.split_first()?;
         side.policy = Some(first.policy.to_string());
         (side.rule, side.peer) = (Some(first.rule), first.peer);
-        let others: Vec<String> = admitting
+        let others: Vec<String> = others
+            .iter()
             .filter(|other| (other.policy, other.rule) != (first.policy, first.rule))
-            .map(|other| format!("{} {}", other.policy, words::path(direction, other.rule, other.peer)))
+            .map(said)
             .collect();
-        let path = words::path(direction, first.rule, first.peer);
-        let mut text = format!("allowed by {} {path}", first.policy);
+        let mut text = format!("allowed by {}", said(first));
         if !others.is_empty() {
             text.push_str(&format!("; also by {}", words::shortened(others.into_iter(), ", ")));
         }
@@ -191,7 +202,7 @@ mod tests {
 
     use podgate_config::model::Cluster;
     use podgate_dataplane::drop_reason::DropReason;
-    use podgate_dataplane::flow::FlowFacts;
+    use podgate_dataplane::flow::{FlowFacts, Tuple};
     use podgate_dataplane::packet::{PortId, WorkerId};
     use podgate_dataplane::policy::{Delivery, Judgement, Question};
 
@@ -237,9 +248,8 @@ mod tests {
         podgate_dataplane::policy::judge(live.tables(), &question)
     }
 
-    fn name(address: IpAddr) -> Option<String> {
-        let names = [("10.0.0.1", "shop/web"), ("10.0.0.2", "shop/db")];
-        names.iter().find(|(ip, _)| address.to_string() == *ip).map(|(_, name)| (*name).to_owned())
+    fn name(identity: u32) -> Option<String> {
+        [None, Some("shop/web"), Some("shop/db")][identity as usize].map(str::to_owned)
     }
 
     /// `web` to `db`, admitted by generation 1, of `admitting`.
@@ -255,6 +265,7 @@ mod tests {
             tuple,
             judged_port: 80,
             entry_port: PortId(3),
+            identities: [1, 2],
             state,
             opened: Instant64::from_nanos(0),
             last_seen: Instant64::from_nanos(5_000_000_000),
@@ -306,6 +317,15 @@ mod tests {
             (false, "policy_revoked", 60_000)
         );
         assert_eq!(ended.denial, Some(told));
+
+        // Its program is given up: which peer it was is not known.
+        let mut world = Live::new(Limits { idle: 0, ..Limits::default() }, 0);
+        publish(&mut world, &admitting, 1);
+        publish(&mut world, &denying, 2);
+        let answer = tell(&found(admitted, open, over), NOW, &world, &name);
+        assert_eq!((answer.ingress.policy, answer.ingress.rule), (None, None));
+        let by = "allowed by at least one of shop/b ingress[0], shop/c ingress[0]; which peer matched is not remembered";
+        assert_eq!(answer.ingress.reason, by);
 
         // Forgotten: no other generation's policies are named instead.
         let mut world = Live::new(Limits::default(), 0);

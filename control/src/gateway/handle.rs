@@ -1,8 +1,8 @@
 //! What the admin socket and the HTTP endpoints may ask of the gateway's loop.
 //!
 //! The loop owns ports, store and engine alone, so that no lock orders them; everybody else sends it an [`Ask`] with a
-//! place for the answer. Questions about policy do not go there: they are asked of what is in force under a lock, one at a
-//! time, so that a long list of probes keeps nobody waiting.
+//! place for the answer. Questions about policy do not go there: they are asked of what was compiled last under a lock, one at
+//! a time, so that a long list of probes keeps nobody waiting; not at all while the workers do not have that.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -44,6 +44,8 @@ pub enum Ask {
 pub enum InForce {
     /// Nothing is published yet, or the sources have not synced.
     Closed,
+    /// What was compiled last is not in force, and why; what was before is.
+    Refused(String),
     /// It may be asked.
     Open(Arc<RwLock<World>>),
 }
@@ -164,6 +166,10 @@ impl GatewayHandle {
     fn in_force(&self) -> Result<Arc<RwLock<World>>, String> {
         match &*self.in_force.borrow() {
             InForce::Open(world) => Ok(world.clone()),
+            InForce::Refused(error) => Err(format!(
+                "the newest policies are compiled but not in force, so nothing can be said of those that are: {error}; \
+                                    it is tried again all the time"
+            )),
             InForce::Closed => {
                 Err("the gateway is closed until its sources were once without error: pods take only \
                                     what comes from their own node; `podgate status` says what is wrong"

@@ -4,14 +4,20 @@
 //! given once in the life of the process and never again: a pod whose UID changed, or that was away in between, gets a
 //! new one. A pod that a source names without a UID is the same as long as it is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use podgate_config::model::{ObjectName, PodUid};
 
-/// The numbers of all pods that are there now.
+/// How many pods that are gone have their names remembered, for what is told of their connections.
+const REMEMBERED: usize = 65_536;
+
+/// The numbers of all pods that are there now, and the names of those that went last.
 #[derive(Debug, Default)]
 pub struct Identities {
     pods: HashMap<ObjectName, (Option<PodUid>, u32)>,
+    names: HashMap<u32, ObjectName>,
+    /// Numbers of pods that are gone, the longest gone first.
+    gone: VecDeque<u32>,
     last: u32,
 }
 
@@ -24,7 +30,10 @@ impl Identities {
             Some((known, number)) if known.is_none() || uid.is_none() => {
                 (known.clone().or_else(|| uid.cloned()), *number)
             }
-            _ => {
+            known => {
+                if let Some(&(_, number)) = known {
+                    self.retire(number);
+                }
                 // After 4 billion pods the numbers begin anew; a flow of the first would have to live on.
                 self.last = self.last.wrapping_add(1).max(1);
                 (uid.cloned(), self.last)
@@ -32,12 +41,30 @@ impl Identities {
         };
         let number = known.1;
         self.pods.insert(name.clone(), known);
+        self.names.insert(number, name.clone());
         number
     }
 
     /// A pod is gone, and with it its number.
     pub fn remove(&mut self, name: &ObjectName) {
-        self.pods.remove(name);
+        if let Some((_, number)) = self.pods.remove(name) {
+            self.retire(number);
+        }
+    }
+
+    fn retire(&mut self, number: u32) {
+        self.gone.push_back(number);
+        if self.gone.len() > REMEMBERED
+            && let Some(oldest) = self.gone.pop_front()
+        {
+            self.names.remove(&oldest);
+        }
+    }
+
+    /// The pod that has a number, or had it; `None` if that is forgotten, and for 0.
+    #[must_use]
+    pub fn name(&self, number: u32) -> Option<&ObjectName> {
+        self.names.get(&number)
     }
 
     /// The number of a pod, from 1; `None` for one that is not there.
@@ -83,5 +110,21 @@ mod tests {
         assert_ne!(seen[4], first, "another UID");
         assert_eq!(seen[5], None);
         assert!(!seen[..5].contains(&seen[6]), "it was away");
+        for number in [seen[0], seen[4], seen[6]] {
+            assert_eq!(identities.name(number.unwrap()), Some(&web), "those of before are remembered");
+        }
+        assert_eq!(identities.name(0), None);
+    }
+
+    #[test]
+    fn so_many_that_are_gone_are_remembered() {
+        let web = ObjectName::parse("shop", "web").unwrap();
+        let mut identities = Identities::default();
+        for number in 1..=u32::try_from(REMEMBERED).unwrap() + 10 {
+            assert_eq!(identities.set(&web, None), number);
+            identities.remove(&web);
+        }
+        assert_eq!((identities.name(10), identities.name(11)), (None, Some(&web)));
+        assert_eq!(identities.names.len(), REMEMBERED);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One task owns everything that changes: the ports, the store's last word, the kernel's tables, the engine. Whatever
 //! happens (a manifest was saved, a port was asked for, a link went away) is noted first and acted upon a few
-//! milliseconds later, so that a burst costs one compilation. Then:
+//! milliseconds later, so that a burst costs one compilation; objects that go on changing, every 20 ms. Then:
 //!
 //! ```text
 //! sources' objects + ports --resolve--> changes --compile--> tables --build--> snapshot --publish--> workers
@@ -12,15 +12,16 @@
 //! is ever half applied. A kernel event that changes nothing that packets depend on publishes nothing.
 //!
 //! [`resolve`](mod@resolve) says whose an address is, [`identity`] tells a pod from its successor, [`kernel`] follows what
-//! the node's kernel knows, [`ports`] what is wanted and open, `survey` what has changed about it, [`history`] which
-//! generations are in use, [`pace`] when to act, [`review`] what does not fit together, [`standing`] how each policy is, and
-//! [`handle`] is how others ask.
+//! the node's kernel knows, [`neighbours`] whom it is asked to find, [`ports`] what is wanted and open, [`survey`] what has
+//! changed about it, [`publish`] compiles and publishes, [`generations`] knows which are in use, [`pace`] when to act.
+//! [`review`] says what does not fit together, [`limits`] who comes close to one, [`standing`] how each policy is, [`flows`]
+//! what became of a connection, and [`handle`] is how others ask.
 
 pub mod devices;
 pub mod drops;
 pub mod flows;
+pub mod generations;
 pub mod handle;
-pub mod history;
 pub mod identity;
 pub mod kernel;
 mod limits;
@@ -235,6 +236,7 @@ impl Gateway {
             Ok(false) => {}
             Err(error) => {
                 tracing::error!(%error, "the last good snapshot stays in force");
+                self.in_force.send_replace(InForce::Refused(error.to_string()));
                 if matches!(error, PublishError::Engine(EngineError::Stuck { .. })) {
                     // The worker lets go sooner or later; then this must not wait for the next change.
                     self.pace.again(Instant::now() + AGAIN);
@@ -421,7 +423,7 @@ impl Gateway {
                 });
                 let (now, publisher) = (MonotonicClock::new().now(), &self.publisher);
                 let told = publisher.world().with(|world| {
-                    let name = |address| publisher.name_in(world.live(), address);
+                    let name = |identity| publisher.pod(identity);
                     found.iter().map(|flow| flows::tell(flow, now, world.live(), &name)).collect()
                 });
                 let _ = reply.send(told);

@@ -66,6 +66,11 @@ impl Neighbours {
         over
     }
 
+    /// A port is gone for good: another one may have its number later.
+    pub fn forget(&mut self, asker: PortId) {
+        self.refused.remove(&asker);
+    }
+
     /// What a port has to do with it.
     pub fn status(&self, asker: PortId, now: Instant) -> PortNeighbours {
         let refused = self.refused.get(&asker);
@@ -107,6 +112,8 @@ mod tests {
         assert_eq!(all.searches.len(), MOST);
         assert!(!all.want(neighbour(9000), PortId(9), now), "four of them leave none");
         assert_eq!(all.status(PortId(9), now).refused, 1);
+        all.forget(PortId(9));
+        assert_eq!(all.status(PortId(9), now), PortNeighbours::default(), "the next one of that number");
     }
 
     #[test]

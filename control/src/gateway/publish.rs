@@ -5,7 +5,8 @@
 //! anything fails, and the failure stays in the status until something is published.
 //!
 //! Others ask about policy while this goes on ([`Publisher::world`]): the lock is held for writing while the changes of a
-//! burst are taken in, which is far below a millisecond but for the first time and after a failure.
+//! burst are taken in, which is microseconds to a few milliseconds but for the first time and after a failure. They are
+//! answered by what was compiled last, and told if the workers' side refused that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ use podgate_dataplane::packet::PortId;
 use podgate_dataplane::policy::{Delivery, PolicyTables};
 
 use super::drops::wall_clock_ms;
-use super::history::Generations;
+use super::generations::Generations;
 use super::identity::Identities;
 use super::options::Options;
 use super::resolve::{PodPort, Resolver};
@@ -110,7 +111,7 @@ impl Publisher {
         }
     }
 
-    /// What is in force, for questions.
+    /// What was compiled last, for questions. In force as soon as it is published.
     #[must_use]
     pub fn world(&self) -> &Arc<RwLock<World>> {
         &self.world
@@ -322,6 +323,12 @@ impl Publisher {
         self.identities.get(pod).unwrap_or_default()
     }
 
+    /// The pod that has or had a number, if it is one's and not forgotten.
+    #[must_use]
+    pub fn pod(&self, identity: u32) -> Option<String> {
+        self.identities.name(identity).map(ToString::to_string)
+    }
+
     /// Whose an address is, or was a moment ago.
     #[must_use]
     pub fn name_in(&self, live: &Live, address: IpAddr) -> Option<String> {
@@ -330,7 +337,7 @@ impl Publisher {
     }
 }
 
-/// A panic while the lock was held is no reason to stop: whatever it left is compiled anew at the next failure.
+/// The loop is the only one that writes. A panic of its own ends it, so what a poisoned lock guards was not left half told.
 fn write(world: &RwLock<World>) -> RwLockWriteGuard<'_, World> {
     world.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -187,8 +187,7 @@ impl Gateway {
                     Direction::Ingress => "ingress".to_owned(),
                     Direction::Egress => "egress".to_owned(),
                 },
-                allowed: hits.allowed,
-                denied: hits.denied,
+                decisions: hits.into(),
             })
             .collect()
     }

@@ -71,21 +71,24 @@ impl Gateway {
     fn tell_findings(&mut self) {
         let state = self.source.borrow();
         let mut now = BTreeSet::new();
-        let mut lines = 0;
+        let mut warnings = 0;
         for finding in state.findings.iter().chain(&self.publisher.findings) {
             let text = finding.to_string();
             if !self.review.told.contains(&text) {
                 match finding.severity {
                     Severity::Error => tracing::error!("{text}"),
-                    Severity::Warning if lines < WARNINGS_LOGGED => tracing::warn!("{text}"),
-                    Severity::Warning => {}
+                    Severity::Warning => {
+                        if warnings < WARNINGS_LOGGED {
+                            tracing::warn!("{text}");
+                        }
+                        warnings += 1;
+                    }
                 }
-                lines += 1;
             }
             now.insert(text);
         }
-        if lines > WARNINGS_LOGGED {
-            tracing::warn!("{lines} findings at once; `podgate status -o json` has all of them");
+        if warnings > WARNINGS_LOGGED {
+            tracing::warn!("{warnings} warnings at once; `podgate status -o json` has all of them");
         }
         let mended = self.review.told.difference(&now);
         mended.take(WARNINGS_LOGGED).for_each(|text| tracing::info!("mended: {text}"));

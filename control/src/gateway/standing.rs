@@ -12,13 +12,12 @@ use podgate_config::model::ObjectName;
 use podgate_dataplane::policy::Direction;
 
 use super::Gateway;
-use super::history::Generations;
+use super::generations::Generations;
 use crate::compiler::HitTotals;
 use crate::explain::{Asked, World};
 use crate::status::{Decisions, PoliciesStatus, PolicyStanding, Standing};
+use crate::store::NETWORK_POLICY;
 use crate::store::{Key, Store};
-
-const NETWORK_POLICY: &str = "NetworkPolicy";
 
 impl Gateway {
     /// Every policy at this moment.
@@ -132,10 +131,7 @@ impl Known<'_> {
                 }
             }
         };
-        let decisions = |direction| {
-            let hits = hits.get(&(name.clone(), direction))?;
-            Some(Decisions { allowed: hits.allowed, denied: hits.denied })
-        };
+        let decisions = |direction| hits.get(&(name.clone(), direction)).copied().map(Decisions::from);
         PolicyStanding {
             reason,
             pods_here: here,

@@ -254,7 +254,6 @@ impl Gateway {
     ) -> Result<(Open, Vec<Socket>), String> {
         let link = self.netlink.link(interface).await.map_err(|error| error.to_string())?;
         let link = link.ok_or("there is no interface of this name in the gateway's network namespace")?;
-        self.netlink.set_up(link.index).await.map_err(|error| error.to_string())?;
         let ends = self.ends(&link, purpose).await?;
 
         let is_charged = |id| {
@@ -277,7 +276,24 @@ impl Gateway {
             self.engine.reclaim_frames(self.devices.ledger(), needed);
             self.devices.open(interface, &steer, zero_copy)
         });
-        let Device { sockets, attachment, queues } = opened.map_err(|error| error.to_string())?;
+        let Device { sockets, attachment, queues } = match opened {
+            Ok(device) => device,
+            Err(error) if purpose.kind() == PortKind::Pod => {
+                // Whoever made it may have set it up: then the kernel would take the pod's packets, and judge nothing.
+                return Err(match self.set_down(interface, Some(link.index)).await {
+                    Ok(()) => format!("{error}; the interface is set down until that is mended"),
+                    Err(down) => {
+                        format!("{error}; and it cannot be set down, so the pod may reach the kernel: {down}")
+                    }
+                });
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        // Not before its program is there: what a pod sends must not meet the kernel instead.
+        if let Err(error) = self.netlink.bring_up(link.index).await {
+            sockets.into_iter().for_each(|socket| self.devices.ledger().give_back(socket.close()));
+            return Err(error.to_string());
+        }
         let shares = match purpose {
             Purpose::Uplink => Shares::spread_over(queues, workers, single),
             _ => Shares::whole(single),
@@ -369,11 +385,12 @@ impl Gateway {
 
     /// Removes a port for good. The interface is set down first: its program goes, and until somebody deletes it the pod
     /// must not reach the kernel by it. That counts for a port, too, that could not be opened anew: it is shut by what is
-    /// pinned alone.
+    /// pinned alone. One that never was open was set down then, or was no pod's.
     pub(super) async fn close_port(&mut self, interface: &str) {
         let Some(wanted) = self.ports.remove(interface) else { return };
         let is_shut = wanted.state.is_ok() || self.devices.pinned().iter().any(|name| name == interface);
-        if is_shut && let Err(error) = self.set_down(interface, wanted.state.as_ref().ok()).await {
+        let index = wanted.state.as_ref().ok().map(|open| open.index);
+        if is_shut && let Err(error) = self.set_down(interface, index).await {
             // Its program stays, with its pins.
             tracing::error!(interface, %error, "the interface cannot be set down, so it stays shut instead");
             if let Ok(open) = &wanted.state {
@@ -382,6 +399,7 @@ impl Gateway {
             return;
         }
         if let Ok(open) = wanted.state {
+            self.neighbours.forget(PortId(open.id));
             self.close_device(open);
         }
         self.devices.forget(interface);
@@ -389,9 +407,9 @@ impl Gateway {
     }
 
     /// Sets the interface of a port down. Fine if it is gone.
-    async fn set_down(&self, interface: &str, open: Option<&Open>) -> Result<(), NetlinkError> {
-        let index = match open {
-            Some(open) => Some(open.index),
+    async fn set_down(&self, interface: &str, index: Option<u32>) -> Result<(), NetlinkError> {
+        let index = match index {
+            Some(index) => Some(index),
             None => self.netlink.link(interface).await?.map(|link| link.index),
         };
         let Some(index) = index else { return Ok(()) };

@@ -141,7 +141,9 @@ impl Node {
         for address in addresses {
             inside.add_address(far.index, *address, full_length(*address)).await?;
         }
-        self.netlink.set_up(near.index).await?;
+        if uplink {
+            self.netlink.set_up(near.index).await?;
+        }
         inside.set_up(far.index).await?;
         for gateway in [IpAddr::from(GATEWAY_V4), IpAddr::from(GATEWAY_V6)] {
             if addresses.iter().any(|address| address.is_ipv4() == gateway.is_ipv4()) {

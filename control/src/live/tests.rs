@@ -92,6 +92,18 @@ fn hits_outlive_a_rebuild() {
     assert_eq!(hits(&live), PolicyHits::default(), "another one of that name");
     assert!(!live.reclaim(4));
     assert_eq!(hits(&live), PolicyHits::default());
+    // Also while nothing compiles.
+    live.tables().count(0, verdict(live.tables(), "10.0.0.2", 82));
+    assert_eq!(hits(&live), PolicyHits { allowed: 1, denied: 0 });
+    let other = World::default().policy("x/other", "pod=a", Some(vec![]), Some(vec![]));
+    live.set_policy(&object("x/other"), other.0.policies.get(&object("x/other")));
+    assert!(live.settle().is_err());
+    live.set_policy(&object("x/web"), None);
+    set_policy(&mut live, "x/web", "TCP/82");
+    live.set_policy(&object("x/other"), None);
+    live.settle().unwrap();
+    live.published(5);
+    assert_eq!(hits(&live), PolicyHits::default());
 }
 
 /// Numbers of programs begin anew with each compiler.
@@ -111,8 +123,9 @@ fn nobody_speaks_for_the_generations_of_another_compiler() {
     assert_eq!(live.compiler_of(1).isolating_then(said.program, 1).unwrap(), [&object("x/first")]);
     assert_eq!(live.compiler_of(2).isolating_then(said.program, 2).unwrap(), [&object("x/second")]);
     live.reclaim(2);
+    let ip = "10.0.0.2".parse().unwrap();
     assert_eq!(live.compiler_of(1).isolating_then(said.program, 1), None, "nobody knows any more");
-    assert_eq!(live.compiler_of(1).admitting_then(said.program, said.interval, None, 1), None);
+    assert_eq!(live.compiler_of(1).admitting_then(said.program, said.interval, ip, 1), None);
     assert_eq!(live.compiler_of(2).isolating_then(said.program, 2).unwrap(), [&object("x/second")]);
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use netlink_packet_route::link::{
@@ -10,6 +11,9 @@ use netlink_packet_route::link::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Namespace, Netlink, NetlinkError};
+
+/// Milliseconds that a link is given to carry packets after both ends are up; it takes less than one.
+const PATIENCE_RUNNING: u32 = 100;
 
 /// An Ethernet address, first byte first.
 pub type MacAddress = [u8; 6];
@@ -51,7 +55,9 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// Able to carry packets now: the other end of a veth pair is up too.
+    /// Both ends are up.
+    pub carrier: bool,
+    /// The kernel's queues have heard of that: what is sent is not lost any more. A moment later than `carrier`.
     pub running: bool,
     /// RX queues allocated; the active ones may be fewer.
     pub rx_queues: u32,
@@ -73,7 +79,8 @@ impl Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
-            running: message.header.flags.contains(LinkFlags::LowerUp),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            running: false,
             rx_queues: 1,
             tx_queues: 1,
             kind: None,
@@ -215,6 +222,24 @@ impl Netlink {
     /// The kernel's; ENODEV if the link is gone.
     pub async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
         self.set_link(index, LinkSettings { up: Some(true), ..LinkSettings::default() }).await
+    }
+
+    /// Sets a link up, and waits until it carries packets if its other end is up: the kernel drops without a word what is sent
+    /// by either end before.
+    ///
+    /// # Errors
+    /// The kernel's; ENODEV if the link is gone.
+    pub async fn bring_up(&self, index: u32) -> Result<(), NetlinkError> {
+        self.set_up(index).await?;
+        for _ in 0..PATIENCE_RUNNING {
+            match self.link_by_index(index).await? {
+                Some(link) if link.carrier && !link.running => {
+                    tokio::time::sleep(Duration::from_millis(1)).await
+                }
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     /// The link of this name, if there is one.

@@ -71,7 +71,9 @@ async fn a_pair_between_two_namespaces() {
 
     let far_link = far.link("eth0").await.unwrap().unwrap();
     near.set_up(link.index).await.unwrap();
-    far.set_up(far_link.index).await.unwrap();
+    far.bring_up(far_link.index).await.unwrap();
+    let link = near.link("near0").await.unwrap().unwrap();
+    assert!(link.up && link.carrier && link.running);
 
     let (v4, v6) = ("10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap());
     far.add_address(far_link.index, v4, 32).await.unwrap();

@@ -84,6 +84,12 @@ pub struct Decisions {
     pub denied: u64,
 }
 
+impl From<crate::compiler::PolicyHits> for Decisions {
+    fn from(hits: crate::compiler::PolicyHits) -> Self {
+        Self { allowed: hits.allowed, denied: hits.denied }
+    }
+}
+
 impl PoliciesStatus {
     /// Whether packets are judged by what the files say.
     #[must_use]

@@ -241,7 +241,7 @@ fn set_status(status: &Status) {
         gauge!("podgate_fragmented_datagrams", "worker" => number).set(worker.fragmented_datagrams as f64);
     }
     for hits in &status.policies {
-        for (verdict, count) in [("allow", hits.allowed), ("deny", hits.denied)] {
+        for (verdict, count) in [("allow", hits.decisions.allowed), ("deny", hits.decisions.denied)] {
             counter!(
                 "podgate_policy_connections_total",
                 "policy" => hits.policy.clone(),

@@ -13,8 +13,8 @@ use super::http;
 use super::metrics::{DeviceCounts, Metrics};
 use crate::gateway::handle::{Ask, DropFeed, GatewayHandle, InForce};
 use crate::status::{
-    PolicyHits, PortErrors, PortFlows, PortFragments, PortNeighbours, PortState, PortStatus, Problem,
-    SourceStatus, Status,
+    Decisions, PolicyHits, PortErrors, PortFlows, PortFragments, PortNeighbours, PortState, PortStatus,
+    Problem, SourceStatus, Status,
 };
 
 fn status(ready: bool) -> Status {
@@ -46,8 +46,7 @@ fn status(ready: bool) -> Status {
         policies: vec![PolicyHits {
             policy: "shop/deny".into(),
             direction: "ingress".into(),
-            allowed: 0,
-            denied: 7,
+            decisions: Decisions { allowed: 0, denied: 7 },
         }],
     }
 }

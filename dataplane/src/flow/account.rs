@@ -139,12 +139,6 @@ impl Accounts {
         self.accounts.get(usize::from(port.0))?.open.oldest()
     }
 
-    /// An open connection of a port was looked at.
-    pub fn looked_at(&mut self, port: PortId, place: u32) {
-        self.leave(port, place, Class::Open);
-        self.join(port, place, Class::Open);
-    }
-
     fn change_flows(&self, port: PortId, by: i32) {
         if let Some(charge) = self.charge(port) {
             charge.flows.change(by);

@@ -51,6 +51,8 @@ pub struct FlowFacts {
     pub judged_port: u16,
     /// The port that the opening packet came in by.
     pub entry_port: PortId,
+    /// Identities of the pods that had its source and its destination address when it was judged; 0 for no pod.
+    pub identities: [u32; 2],
     /// How far it has come.
     pub state: FlowState,
     /// When it was opened.

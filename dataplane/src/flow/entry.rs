@@ -351,6 +351,7 @@ impl Flow {
             tuple: self.translated,
             judged_port: self.judged_port,
             entry_port: self.entry_port,
+            identities: self.identities,
             state: self.progress.state(),
             opened: self.opened,
             last_seen: self.last_seen,

@@ -327,8 +327,8 @@ impl FlowTable {
                 return true;
             }
             match account {
-                Some(account) => self.accounts.looked_at(account, id),
-                None => self.wait_anew(id, Class::Open),
+                Some(account) => self.accounts.reclass(account, id, Class::Open, Class::Open),
+                None => self.wait_anew(id, Class::Open as usize),
             }
         }
         false
@@ -373,16 +373,17 @@ impl FlowTable {
             let Some(id) = self.waiting.get(self.next_class).and_then(Queue::oldest) else { continue };
             if self.is_expired(FlowId(id), now) {
                 self.expire(FlowId(id), now);
-            } else if let Some(queue) = self.waiting.get_mut(self.next_class) {
-                self.waiting_links.remove(queue, id);
-                self.waiting_links.push(queue, id);
+            } else {
+                self.wait_anew(id, self.next_class);
             }
         }
     }
 
-    fn wait_anew(&mut self, id: u32, class: Class) {
-        self.wait_no_more(id, class);
-        self.wait(id, class);
+    fn wait_anew(&mut self, id: u32, class: usize) {
+        if let Some(queue) = self.waiting.get_mut(class) {
+            self.waiting_links.remove(queue, id);
+            self.waiting_links.push(queue, id);
+        }
     }
 
     fn wait(&mut self, id: u32, class: Class) {

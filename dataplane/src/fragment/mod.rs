@@ -32,7 +32,7 @@ mod table;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use ranges::{Fault, RUNS, Ranges};
+pub use ranges::RUNS;
 pub use shares::{Charge, Charges};
 pub use table::{Aged, Arrival, DatagramId, FragmentTable};
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::ranges::{Fault, Ranges};
 use super::*;
 use crate::clock::Instant64;
 use crate::drop_reason::DropReason;

@@ -45,7 +45,7 @@ pub use rows::RowRef;
 pub use writer::{RangesRef, TablesWriter, WriteError};
 
 use hits::Hits;
-use pod_table::{AddressTable, position_in};
+use pod_table::AddressTable;
 use program::Programs;
 use rows::Rows;
 
@@ -172,7 +172,8 @@ impl PolicyTables {
             IpAddr::V4(v4) => self.pods_v4.lookup(v4.to_bits())?,
             IpAddr::V6(v6) => self.pods_v6.lookup(v6.to_bits())?,
         };
-        Some((position_in(self.pods_v4.len(), address, position), slot))
+        let before = if address.is_ipv4() { 0 } else { self.pods_v4.len() };
+        Some((PodIndex::new(before + position), slot))
     }
 
     /// Who is at a position of the pod tables, and how to reach it.

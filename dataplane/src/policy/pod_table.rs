@@ -6,8 +6,6 @@
 //! the slots are empty. A removed entry leaves no mark: those behind it move up. The hash is keyed, because outside
 //! addresses are looked up here too and a flood of chosen ones must not find the long runs.
 
-use std::net::IpAddr;
-
 use super::paged::{PAGE, Paged};
 use super::{Delivery, PodSlot};
 
@@ -226,11 +224,6 @@ impl<A: Address> AddressTable<A> {
     pub(super) fn memory_bytes(&self) -> usize {
         self.entries.memory_bytes() + self.deliveries.memory_bytes()
     }
-}
-
-/// The family's table, by address.
-pub(super) fn position_in(v4: usize, address: IpAddr, position: usize) -> PodIndex {
-    PodIndex::new(if address.is_ipv4() { position } else { position + v4 })
 }
 
 #[cfg(test)]

@@ -62,25 +62,25 @@ impl Line {
 }
 
 /// Lines of a page of the arena. A program lies within one page; one that is larger has a page of its own size.
-pub(super) const PAGE_LINES: usize = 1 << PAGE_BITS;
+const PAGE_LINES: usize = 1 << PAGE_BITS;
 const PAGE_BITS: u32 = 8;
 
 /// The arena. A program's number is `page << 8 | first line in it`.
 #[derive(Clone, Default)]
 pub(super) struct Programs {
-    pub(super) pages: Arc<[Arc<[Line]>]>,
+    pages: Arc<[Arc<[Line]>]>,
 }
 
 /// The page of a program, and its first line there.
 #[inline]
-pub(super) fn place(program: u32) -> (usize, usize) {
+fn place(program: u32) -> (usize, usize) {
     ((program >> PAGE_BITS) as usize, program as usize % PAGE_LINES)
 }
 
 impl Programs {
     /// Lays a program out; `intervals` are sorted by their starts, the first start is 0, no start reaches
     /// [`KEY_END`].
-    pub(super) fn lay_out(intervals: &[(u32, RowRef)]) -> Vec<Line> {
+    fn lay_out(intervals: &[(u32, RowRef)]) -> Vec<Line> {
         let needed = intervals.len().div_ceil(LINE);
         let width = if needed <= COUNTED_LINES { needed.next_power_of_two() } else { needed };
         let mut starts = vec![NEVER; width * LINE];

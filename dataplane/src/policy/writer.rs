@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::hits::Hits;
-use super::pod_table::{AddressTable, HashSeed, NO_ATOM, PodIndex, position_in};
-use super::program::{KEY_END, LINE, ProgramArena};
+use super::pod_table::{AddressTable, HashSeed, NO_ATOM};
+use super::program::{KEY_END, LINE, ProgramArena, Programs};
 use super::rows::{PAGE_RANGES, PAYLOAD, RangeSet, Ranges, RowArena, RowRef, Rows, WITH_PODS};
 use super::{Action, Delivery, PROGRAM_CLOSED, PROGRAM_NONE, PodSlot, PolicyTables};
 
@@ -227,7 +227,7 @@ impl TablesWriter {
     /// forgotten.
     pub fn remove_program(&mut self, program: u32) {
         let slots = self.programs.lines_of(program) * LINE;
-        if let Some(place) = super::program::Programs::hit_slot(program, 0, Action::Allow) {
+        if let Some(place) = Programs::hit_slot(program, 0, Action::Allow) {
             self.hits.clear(place, slots);
         }
         self.programs.remove(program);
@@ -254,7 +254,7 @@ impl TablesWriter {
     /// How often `program`'s `interval` decided so, over all workers.
     #[must_use]
     pub fn hits(&self, program: u32, interval: u32, action: Action) -> u64 {
-        super::program::Programs::hit_slot(program, interval, action).map_or(0, |slot| self.hits.total(slot))
+        Programs::hit_slot(program, interval, action).map_or(0, |slot| self.hits.total(slot))
     }
 
     /// Sets what is known of one address of a pod, new or known.
@@ -285,12 +285,12 @@ impl TablesWriter {
 
     /// What is known of an address.
     #[must_use]
-    pub fn pod(&self, address: IpAddr) -> Option<(PodIndex, PodSlot)> {
-        let (position, slot) = match address {
+    pub fn slot(&self, address: IpAddr) -> Option<PodSlot> {
+        let (_, slot) = match address {
             IpAddr::V4(v4) => self.pods_v4.lookup(v4.to_bits())?,
             IpAddr::V6(v6) => self.pods_v6.lookup(v6.to_bits())?,
         };
-        Some((position_in(self.pods_v4.len(), address, position), slot))
+        Some(slot)
     }
 }
 

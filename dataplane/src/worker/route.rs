@@ -114,7 +114,7 @@ pub(super) fn decide(
         // It would go back to where it came from: nobody here has that address.
         return Err(DropReason::NoRoute.into());
     }
-    let identity = |pod: Option<(_, crate::snapshot::Delivery)>| pod.map_or(0, |(_, d)| d.identity);
+    let identity = |pod: Option<(_, crate::policy::Delivery)>| pod.map_or(0, |(_, d)| d.identity);
     let identities = [identity(source_pod), identity(destination_pod)];
     let question = Question {
         source,

@@ -4,9 +4,7 @@ use super::route::{Farewell, Opening, Refusal, Way, decide, identities};
 use super::{Established, LOOK_AHEAD, Worker};
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
-use crate::flow::{
-    Denial, End, Evidence, Flow, FlowId, FlowKey, Heading, Hop, NoRoom, Progress, Side, Tuple,
-};
+use crate::flow::{End, Evidence, Flow, FlowId, FlowKey, Heading, Hop, NoRoom, Progress, Side, Tuple};
 use crate::packet::{Packet, PortKind, Role, Transport};
 use crate::parse::quoted;
 use crate::policy::Judgement;
@@ -138,8 +136,7 @@ impl<C: Clock> Worker<C> {
         let entered = self.flows.insert(flow, now, |other| {
             let gone = other.generation != snapshot.generation
                 && identities(snapshot, &other.translated) != other.identities;
-            let generation = snapshot.generation;
-            gone.then_some(Denial { reason: DropReason::AddressMoved, decided_by: None, generation })
+            gone.then(|| Refusal::from(DropReason::AddressMoved).denial(snapshot))
         });
         entered.map_err(|no_room| match no_room {
             NoRoom::Table => DropReason::FlowTableFull,
