@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::server::{AdminSocket, BindError};
@@ -55,6 +56,14 @@ pub enum DaemonError {
     },
 }
 
+/// As many file descriptors as may be: every queue of a port is some, and a port that finds none cannot be opened.
+pub(crate) fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // The soft limit stays then; small nodes fit into it.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -66,6 +75,7 @@ pub fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     if !missing.is_empty() {
         return Err(DaemonError::Rights(missing));
     }
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")

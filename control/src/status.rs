@@ -42,6 +42,9 @@ pub struct Status {
     pub generation_in_force: u64,
     /// Everything an operator should know of, worst first; empty if all is well.
     pub problems: Vec<Problem>,
+    /// Workers that have ended by themselves.
+    #[serde(default)]
+    pub dead_workers: Vec<u8>,
     /// Where objects come from.
     pub sources: Vec<SourceStatus>,
     /// What is compiled and in force.

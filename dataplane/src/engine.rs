@@ -86,7 +86,7 @@ pub enum EngineError {
         usable: Vec<usize>,
     },
     /// The region has too few frames.
-    #[error("the region has {have} free frames, {workers} workers with {each} each need {}: raise the number of frames",
+    #[error("the region has {have} free frames, {workers} workers with {each} each need {}: raise the setting `frames`",
             workers * each)]
     Frames {
         /// Free frames.
@@ -122,7 +122,7 @@ pub enum EngineError {
         waiting: usize,
     },
     /// A worker is dead or takes no messages.
-    #[error("worker {} does not answer", .0.0)]
+    #[error("worker {} has ended, or has not answered in time; if it has ended, start podgate again", .0.0)]
     WorkerGone(WorkerId),
 }
 

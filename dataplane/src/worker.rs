@@ -26,24 +26,26 @@ mod fragments;
 mod owner;
 mod receive;
 mod route;
+mod settings;
 mod track;
+mod view;
 pub mod wake;
+mod wanted;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use af_xdp::{FrameChain, FramePool, Kick, Region, Statistics};
 use podgate_rcu::Reader;
 
-use crate::by_port::ByPort;
 use crate::clock::{Clock, Instant64};
-use crate::counters::{TurnCounts, WorkerCounters};
+use crate::counters::TurnCounts;
 use crate::drop_reason::DropReason;
-use crate::flow::{Charges, FlowCounts, FlowTable, Hop, Timeouts};
-use crate::fragment::{self, FragmentTable};
+use crate::flow::{FlowTable, Hop};
+use crate::fragment::FragmentTable;
 use crate::packet::{Packet, PortId, PortKind, WorkerId};
 use crate::port::Port;
-use crate::record::{DropRecord, DropRecorder, DropRecords, drop_ring};
+use crate::record::{DropRecord, DropRecorder, drop_ring};
 use crate::snapshot::Snapshot;
 
 use commons::balance;
@@ -52,149 +54,18 @@ use exchange::{Exchange, exchanges};
 use owner::Ownership;
 use route::Refusal;
 use wake::{Sleeper, Waker};
+use wanted::Wanted;
 
 pub use commons::{Commons, commons};
 pub use errors::ErrorCharge;
 pub use find::{Fate, FoundFlow};
+pub use settings::{Deny, Established, WorkerSettings};
+pub use view::{WorkerEnds, WorkerView};
+pub use wanted::Unresolved;
 
 /// What [`exchange`] is made of; the model puts rings of its own in its place.
 mod ring {
     pub(super) use rtrb::{Consumer, Producer, RingBuffer};
-}
-
-/// What happens to an established connection that the policies in force no longer allow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Established {
-    /// It is cut with its next packet.
-    #[default]
-    Recheck,
-    /// It may go on; only new connections obey. A port that is closed, and sources that are not synced, stop it all the same:
-    /// what is allowed is not known then.
-    Keep,
-}
-
-/// What the sender of a packet learns when policy denies it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Deny {
-    /// Nothing: the packet is dropped.
-    #[default]
-    Drop,
-    /// It is told, by a TCP reset or an ICMP error; not more often than errors are sent at all.
-    Reject,
-}
-
-/// What all workers of an engine have in common.
-#[derive(Debug, Clone)]
-pub struct WorkerSettings {
-    /// Packets from a port, and from another worker, that a turn takes at most.
-    pub batch: usize,
-    /// Connections that one worker can hold.
-    pub flows: usize,
-    /// Those of them that may be charged to one pod.
-    pub flows_per_pod: usize,
-    /// Connections that are over that it remembers, for whoever asks about one.
-    pub flow_history: usize,
-    /// How long they may be silent.
-    pub timeouts: Timeouts,
-    /// What a change of policy does to them.
-    pub established: Established,
-    /// What becomes of denied packets.
-    pub deny: Deny,
-    /// How many datagrams in fragments one worker remembers, how many fragments it holds, and for how long.
-    pub fragments: fragment::Limits,
-    /// Keys of the flow tables' and the ownership's hashes: new for each boot, and secret.
-    pub seed: [u64; 4],
-    /// Packets that may wait between two workers, in each direction.
-    pub hand_over: usize,
-    /// Drop records that may wait to be read, for each worker.
-    pub records: usize,
-    /// Frames that a worker keeps for itself, beyond those in rings.
-    pub frames: usize,
-}
-
-impl Default for WorkerSettings {
-    fn default() -> Self {
-        Self {
-            batch: 64,
-            flows: 65_536,
-            flows_per_pod: 32_768,
-            flow_history: 4096,
-            timeouts: Timeouts::default(),
-            established: Established::Recheck,
-            deny: Deny::Drop,
-            fragments: fragment::Limits::default(),
-            seed: [0; 4],
-            hand_over: 4096,
-            records: 1024,
-            frames: 1024,
-        }
-    }
-}
-
-/// What others may see of a worker while it runs. Relaxed counters, one writer.
-#[derive(Debug, Default)]
-pub struct WorkerView {
-    /// Packets and drops.
-    pub counters: WorkerCounters,
-    /// What of its flow table is charged to which port.
-    pub charges: Charges,
-    /// What of its fragments came by which port.
-    pub fragments: fragment::Charges,
-    /// Errors and resets about what came by which port.
-    pub errors: ByPort<ErrorCharge>,
-    generation: AtomicU64,
-    drained: AtomicU64,
-    flows: AtomicU64,
-    opened: AtomicU64,
-    expired: AtomicU64,
-    evicted: AtomicU64,
-    cut: AtomicU64,
-    errors_refused: AtomicU64,
-    datagrams: AtomicU64,
-}
-
-impl WorkerView {
-    /// The newest generation under which it has finished a turn; 0 before the first.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    /// How many turns ended with nothing left in the rings from other workers.
-    #[must_use]
-    pub fn drained(&self) -> u64 {
-        self.drained.load(Ordering::Acquire)
-    }
-
-    /// Connections now.
-    #[must_use]
-    pub fn flows(&self) -> u64 {
-        self.flows.load(Ordering::Relaxed)
-    }
-
-    /// What happened to connections so far.
-    #[must_use]
-    pub fn flow_counts(&self) -> FlowCounts {
-        FlowCounts {
-            opened: self.opened.load(Ordering::Relaxed),
-            expired: self.expired.load(Ordering::Relaxed),
-            evicted: self.evicted.load(Ordering::Relaxed),
-            cut: self.cut.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Errors and resets that were not sent because there had been too many.
-    #[must_use]
-    pub fn errors_refused(&self) -> u64 {
-        self.errors_refused.load(Ordering::Relaxed)
-    }
-
-    /// Datagrams in fragments now, of which some are still missing. Those that wait for a first one are
-    /// [held](crate::counters::Snapshot::held).
-    #[must_use]
-    pub fn datagrams(&self) -> u64 {
-        self.datagrams.load(Ordering::Relaxed)
-    }
 }
 
 /// What a turn did, for whoever decides whether to sleep.
@@ -204,29 +75,6 @@ pub enum Activity {
     Busy,
     /// Nothing to do.
     Idle,
-}
-
-/// A neighbour whose MAC address a packet wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unresolved {
-    /// The uplink that it is behind.
-    pub port: PortId,
-    /// Its address.
-    pub neighbour: std::net::IpAddr,
-    /// The port that the packet came by.
-    pub asker: PortId,
-}
-
-/// The control side's ends of one worker.
-pub struct WorkerEnds {
-    /// What it counts.
-    pub view: Arc<WorkerView>,
-    /// Records of what it dropped.
-    pub drops: DropRecords,
-    /// Neighbours to find.
-    pub unresolved: rtrb::Consumer<Unresolved>,
-    /// To wake it.
-    pub waker: Waker,
 }
 
 /// What one worker asks another to do with a packet.
@@ -273,7 +121,7 @@ pub struct Worker<C> {
     counts: TurnCounts,
     view: Arc<WorkerView>,
     recorder: DropRecorder,
-    unresolved: rtrb::Producer<Unresolved>,
+    unresolved: Wanted,
     errors: ErrorBudget,
     sleeper: Sleeper,
     /// By port, in the order of `ports`.
@@ -306,7 +154,7 @@ pub fn workers<C: Clock + Clone>(
         let from_others = settings.batch.saturating_mul(exchange.peers());
         let id = WorkerId(number as u8);
         let (recorder, drops) = drop_ring(settings.records.max(1));
-        let (unresolved, wanted) = rtrb::RingBuffer::new(64);
+        let (unresolved, wanted) = wanted::ring();
         let [a, b, c, d] = settings.seed;
         // A key of its own for each table: colliding in one says nothing about another.
         let seed = [a ^ number as u64, b, c, d.rotate_left(17)];
@@ -412,8 +260,7 @@ impl<C: Clock> Worker<C> {
             Ok(hop) => self.forward(snapshot, packet, hop, now),
             Err(refusal) => {
                 if let Some((port, neighbour)) = refusal.unresolved {
-                    // A full ring has the control side busy with others; the sender will try again.
-                    let _ = self.unresolved.push(Unresolved { port, neighbour, asker: packet.ingress });
+                    self.unresolved.ask(Unresolved { port, neighbour, asker: packet.ingress });
                 }
                 if self.settings.deny == Deny::Reject && refusal.is_by_policy() {
                     self.reject(snapshot, &packet, now);

@@ -26,7 +26,9 @@ pub enum ClientError {
     #[error("talking with the gateway: {0}")]
     Transport(#[from] io::Error),
     /// It went away without an answer.
-    #[error("the gateway hung up without an answer; its log says why")]
+    #[error(
+        "the gateway hung up without an answer: it was stopped, or could not read the request; its log says which"
+    )]
     HungUp,
     /// The answer is not understood.
     #[error("the gateway's answer is not understood ({0}); is it of another version than this command?")]

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,6 +70,8 @@ impl AdminSocket {
             .create(true)
             .truncate(false)
             .write(true)
+            // Whoever may open it can hold the lock, and keep the next daemon from starting.
+            .mode(0o600)
             .open(beside(".lock"))
             .map_err(failed("opening its lock"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
@@ -97,8 +99,11 @@ impl AdminSocket {
                 Ok((stream, _)) => {
                     let gateway = gateway.clone();
                     tokio::spawn(async move {
-                        // A client that goes away in the middle is no event.
-                        let _ = converse(stream, gateway).await;
+                        if let Err(error) = converse(stream, gateway).await
+                            && error.kind() != io::ErrorKind::BrokenPipe
+                        {
+                            tracing::warn!(%error, "a conversation on the admin socket broke off");
+                        }
                         drop(place);
                     });
                 }
@@ -128,6 +133,10 @@ async fn converse(stream: UnixStream, gateway: GatewayHandle) -> io::Result<()> 
         let mut limited = (&mut reader).take(MAX_LINE_BYTES as u64);
         if limited.read_line(&mut line).await? == 0 {
             return Ok(());
+        }
+        if line.len() == MAX_LINE_BYTES && !line.ends_with('\n') {
+            let error = format!("a request of more than {} MiB is not read", MAX_LINE_BYTES >> 20);
+            return send(&mut writer, Answer::Error(error)).await;
         }
         match parse(&line) {
             Ok(Request::Drops { follow }) => {

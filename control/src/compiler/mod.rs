@@ -111,8 +111,12 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn check(&self, what: &'static str, value: usize, limit: usize) -> Result<(), CompileError> {
-        if value > limit { Err(CompileError::LimitExceeded { what, value, limit }) } else { Ok(()) }
+    fn check(
+        (what, setting): (&'static str, &'static str),
+        value: usize,
+        limit: usize,
+    ) -> Result<(), CompileError> {
+        if value > limit { Err(CompileError::LimitExceeded { what, setting, value, limit }) } else { Ok(()) }
     }
 }
 
@@ -121,11 +125,13 @@ impl Limits {
 pub enum CompileError {
     /// The policies need more than the settings allow.
     #[error(
-        "{what}: {value} or more needed, the limit is {limit}; raise the limit in the settings or simplify the policies"
+        "{what}: {value} or more needed, the limit is {limit}; raise the setting `limit_{setting}` or simplify the policies"
     )]
     LimitExceeded {
         /// What there is too much of.
         what: &'static str,
+        /// The setting, without its `limit_`.
+        setting: &'static str,
         /// How many were needed when the limit was hit.
         value: usize,
         /// How many are allowed.
@@ -293,7 +299,7 @@ impl Compiler {
     }
 
     fn work_off(&mut self) -> Result<(), CompileError> {
-        self.limits.check("pods", self.members.len(), self.limits.pods)?;
+        Limits::check(("pods", "pods"), self.members.len(), self.limits.pods)?;
         while !self.dirty.is_empty() || !self.renumber.is_empty() {
             for pod in std::mem::take(&mut self.dirty) {
                 self.evaluate(pod);
@@ -303,7 +309,7 @@ impl Compiler {
             policies.dedup();
             policies.into_iter().for_each(|policy| self.renumber(policy));
         }
-        self.limits.check("policy atoms", self.terms.atoms(), self.limits.atoms)?;
+        Limits::check(("policy atoms", "atoms"), self.terms.atoms(), self.limits.atoms)?;
         let mut pods = std::mem::take(&mut self.reprogram);
         if pods.len() * 2 > self.members.len() {
             // Most of the rows are still to come: once is enough for making room.

@@ -19,7 +19,7 @@ use podgate_dataplane::policy::{
 use super::clauses::{Keys, Matcher, rules};
 use super::lists::{Bits, Map, Set};
 use super::ranges::{self, Boundaries};
-use super::{CompileError, Compiler};
+use super::{CompileError, Compiler, Limits};
 
 /// A clause: the policy's number, and its place among the policy's clauses of the program's direction.
 pub(super) type ClauseRef = (u32, u32);
@@ -196,7 +196,11 @@ impl Compiler {
             intervals.push((*start, self.row(direction, clauses)?));
         }
         let program = self.writer.add_program(&intervals)?;
-        self.limits.check("policy program words", self.writer.program_words(), self.limits.program_words)?;
+        Limits::check(
+            ("policy program words", "program_words"),
+            self.writer.program_words(),
+            self.limits.program_words,
+        )?;
         for policy in isolating {
             if let Some(policy) = self.policies.get_mut(*policy) {
                 policy.programs += 1;
@@ -326,7 +330,7 @@ impl Compiler {
 
     /// Adds the row of the key, terms and blocks in the scratch lists.
     fn add_row(&mut self) -> Result<RowRef, CompileError> {
-        self.limits.check("policy rows", self.writer.rows() + 1, self.limits.rows)?;
+        Limits::check(("policy rows", "rows"), self.writer.rows() + 1, self.limits.rows)?;
         let ranges = self.ranges()?;
         let Scratch { key, terms, bits, .. } = &mut self.programs.scratch;
         bits.clear();
@@ -358,7 +362,7 @@ impl Compiler {
         let list: Vec<&IpBlock> = blocks.iter().filter_map(|&block| self.blocks.get(block)).collect();
         let boundaries = ranges::union(list);
         let count = self.writer.range_boundaries() + boundaries.v4.len() + boundaries.v6.len();
-        self.limits.check("ipBlock range boundaries", count, self.limits.range_boundaries)?;
+        Limits::check(("ipBlock range boundaries", "range_boundaries"), count, self.limits.range_boundaries)?;
         let reference = self.writer.add_ranges(&boundaries.v4, &boundaries.v6)?;
         let with_pods = self.programs.prefixes.iter().any(|&prefix| touches(&boundaries, prefix));
         let blocks: Box<[u32]> = blocks.as_slice().into();

@@ -116,6 +116,10 @@ pub struct Gateway {
     drops: Arc<DropFeed>,
     lost_drops: u64,
     waiting: Vec<Waiting>,
+    /// Workers that have ended by themselves, as told in the log.
+    told_dead: usize,
+    /// The kernel's tables are not known, and must be listed.
+    unlisted: bool,
     /// When what was noted is acted upon.
     pace: Pace,
     next_tick: Instant,
@@ -178,6 +182,9 @@ impl Gateway {
         }
         if self.next_retry <= Instant::now() {
             self.next_retry = Instant::now() + RETRY;
+            if self.unlisted {
+                self.relist().await;
+            }
             self.open_missing().await;
             self.forget_neighbours().await;
         }
@@ -272,6 +279,22 @@ impl Gateway {
     }
 
     fn answer_waiting(&mut self, in_force: u64) {
+        let dead = self.engine.dead_workers();
+        if dead.len() > self.told_dead {
+            let workers: Vec<u8> = dead.iter().map(|worker| worker.0).collect();
+            tracing::error!(
+                ?workers,
+                "workers have ended by themselves, their ports drop; start podgate again"
+            );
+            self.told_dead = dead.len();
+        }
+        if !dead.is_empty() {
+            // Nothing comes into force any more, for they never say so.
+            for waiting in self.waiting.drain(..) {
+                let _ =
+                    waiting.reply.send(Err("a worker has ended by itself; start podgate again".to_owned()));
+            }
+        }
         let ready = |waiting: &Waiting| waiting.generation.is_some_and(|generation| generation <= in_force);
         for waiting in self.waiting.extract_if(.., |waiting| ready(waiting)) {
             let answer = match self.ports.get(&waiting.interface) {
@@ -374,10 +397,12 @@ impl Gateway {
         match KernelView::list(&self.netlink).await {
             Ok(view) => self.kernel = view,
             Err(error) => {
-                tracing::error!(%error, "the kernel's tables cannot be listed");
+                tracing::error!(%error, "the kernel's tables cannot be listed; it is tried again");
+                self.unlisted = true;
                 return;
             }
         }
+        self.unlisted = false;
         let open: Vec<(String, u32)> =
             self.ports.open().map(|(interface, _, open)| (interface.clone(), open.index)).collect();
         for (interface, index) in open {

@@ -79,6 +79,13 @@ pub struct Ends {
     pub mtu: u16,
 }
 
+impl std::fmt::Display for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (mac, peer) = (format_mac(self.mac), format_mac(self.peer_mac));
+        write!(f, "MAC address {mac}, the other end's {peer}, MTU {}", self.mtu)
+    }
+}
+
 /// What a port keeps when its device is opened anew: connections refer to its number, and follow from its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seat {

@@ -37,6 +37,7 @@ impl Gateway {
             generation_published: published,
             generation_in_force: in_force,
             problems: self.problems(&source, &ports),
+            dead_workers: self.engine.dead_workers().iter().map(|worker| worker.0).collect(),
             sources: vec![source],
             policy: self.policy_status(),
             ports,

@@ -48,12 +48,12 @@ impl Gateway {
         let Ok(open) = &wanted.state else { return };
         wanted.queue_changes += 1;
         tracing::warn!(
-            interface, before = ?open.queues, now = ?queues,
+            interface, before = %open.queues, now = %queues,
             "the queues of the interface have changed; its port is opened anew"
         );
         // First of all: until then new queues of a veth are without program.
         if let Err(error) = open.attachment.renew() {
-            tracing::error!(interface, %error, "new queues may be open until the port is");
+            tracing::error!(interface, %error, "packets of new queues may reach the kernel until the port is open");
         }
         self.reopen(interface, "its queues have changed, and are not bound yet".to_owned()).await;
         if self.ports.get(interface).is_some_and(|wanted| wanted.state.is_err()) {
@@ -74,7 +74,7 @@ impl Gateway {
             let ends = match self.ends(&link, &purpose).await {
                 Ok(ends) => ends,
                 Err(reason) => {
-                    tracing::debug!(interface, reason, "its ends stay as they were");
+                    tracing::warn!(interface, reason, "what is known of its ends stays as it was");
                     continue;
                 }
             };
@@ -82,7 +82,7 @@ impl Gateway {
                 && let Ok(open) = &mut wanted.state
                 && open.ends != ends
             {
-                tracing::info!(interface, before = ?open.ends, now = ?ends, "the ends of the port have changed");
+                tracing::info!(interface, before = %open.ends, now = %ends, "the ends of the port have changed");
                 open.ends = ends;
                 self.note(false);
             }

@@ -134,6 +134,8 @@ impl Gateway {
             drops,
             lost_drops: 0,
             waiting: Vec::<Waiting>::new(),
+            told_dead: 0,
+            unlisted: false,
             pace: Pace::default(),
             next_tick: Instant::now(),
             next_retry: Instant::now(),
@@ -311,10 +313,15 @@ impl Gateway {
             Purpose::Host => None,
             Purpose::Pod { mac, .. } => *mac,
         };
-        let peer = self.netlink.veth_peer(link).await.unwrap_or_default();
-        let peer_mac = told.or_else(|| peer.as_ref()?.mac).ok_or(
-            "the MAC address of the interface's other end cannot be found out (is it a veth pair?); say it with --mac",
-        )?;
+        let (peer, why) = match self.netlink.veth_peer(link).await {
+            Ok(peer) => (peer, "is it a veth pair?".to_owned()),
+            Err(error) => (None, error.to_string()),
+        };
+        let peer_mac = told.or_else(|| peer.as_ref()?.mac).ok_or_else(|| {
+            format!(
+                "the MAC address of the interface's other end cannot be found out ({why}); say it with --mac"
+            )
+        })?;
         let mtu = peer.map_or(link.mtu, |peer| peer.mtu);
         if mtu > link.mtu {
             let settings = LinkSettings { mtu: Some(mtu), ..LinkSettings::default() };
@@ -422,8 +429,9 @@ impl Gateway {
 
     fn close_device(&mut self, open: Open) {
         self.take_port_back(&open);
+        let interface = open.attachment.interface().name().to_owned();
         if let Err(error) = open.attachment.detach() {
-            tracing::warn!(%error, "the program of a removed port is left");
+            tracing::warn!(interface, %error, "the program of a removed port is left on it");
         }
     }
 
@@ -436,7 +444,10 @@ impl Gateway {
                     self.devices.ledger().give_back(frames);
                 }
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, "the port's frames are lost until the next start"),
+                Err(error) => {
+                    let interface = open.attachment.interface().name();
+                    tracing::error!(interface, %error, "the port's frames are lost until the next start");
+                }
             }
         }
     }

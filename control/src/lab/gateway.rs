@@ -236,7 +236,9 @@ pub async fn wait_in_force(interfaces: &[String], patience: Duration) -> anyhow:
 
 fn missing(status: &Status, interfaces: &[String]) -> Option<String> {
     if !status.ready {
-        let problems: Vec<&str> = status.problems.iter().map(|problem| problem.message.as_str()).collect();
+        let errors = status.problems.iter().filter(|problem| problem.error);
+        let problems: Vec<String> =
+            errors.map(|problem| format!("{}: {}", problem.subject, problem.message)).collect();
         return Some(if problems.is_empty() { "not ready".to_owned() } else { problems.join("; ") });
     }
     if status.generation_in_force < status.generation_published {

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use podgate_config::model::NodeName;
 use serde::{Deserialize, Serialize};
 use tokio::process::Child;
@@ -100,7 +99,7 @@ async fn run(options: LabOptions) -> anyhow::Result<()> {
     let _lock = Lock::take()?.context("a lab is up already; `podgate lab down` removes it")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    raise_descriptor_limit();
+    crate::daemon::raise_descriptor_limit();
     if cleanup::remove_everything().await.context("remove what a dead lab left")? {
         say(&Word::Progress("removed what a dead lab left".to_owned()));
     }
@@ -450,12 +449,4 @@ impl Lab {
 /// Whether a running pod can go on as what is wanted: everything but its ports is the same.
 fn same_wire(running: &LabPod, wanted: &LabPod) -> bool {
     running.addresses == wanted.addresses && running.host_network == wanted.host_network
-}
-
-/// Each pod has sockets here; a thousand descriptors are soon gone.
-fn raise_descriptor_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // The soft limit stays then; small labs fit into it.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }

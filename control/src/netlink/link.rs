@@ -145,6 +145,16 @@ pub struct LinkSettings {
     pub mac: Option<MacAddress>,
 }
 
+impl std::fmt::Display for LinkSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let up = self.up.map(|up| if up { "up".to_owned() } else { "down".to_owned() });
+        let mtu = self.mtu.map(|mtu| format!("MTU {mtu} of"));
+        let mac = self.mac.map(|mac| format!("MAC address {} of", format_mac(mac)));
+        let all: Vec<String> = [up, mtu, mac].into_iter().flatten().collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
 impl Netlink {
     /// Makes a veth pair, both ends down.
     ///
@@ -211,9 +221,12 @@ impl Netlink {
             Some(false) => builder.down(),
             None => builder,
         };
-        self.handle.link().set(builder.build()).execute().await.map_err(|error| {
-            NetlinkError::rtnetlink(format_args!("set {settings:?} on link {index}"), &error)
-        })
+        self.handle
+            .link()
+            .set(builder.build())
+            .execute()
+            .await
+            .map_err(|error| NetlinkError::rtnetlink(format_args!("set {settings} link {index}"), &error))
     }
 
     /// Sets a link up.

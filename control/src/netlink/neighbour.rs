@@ -81,10 +81,7 @@ impl Netlink {
             }
         };
         request.execute().await.map_err(|error| {
-            NetlinkError::rtnetlink(
-                format_args!("set the neighbour {address} on link {index} ({kind:?})"),
-                &error,
-            )
+            NetlinkError::rtnetlink(format_args!("set the neighbour {address} on link {index}"), &error)
         })
     }
 

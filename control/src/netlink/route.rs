@@ -91,7 +91,12 @@ impl Route {
     }
 
     fn operation(&self, verb: &str) -> String {
-        format!("{verb} the route to {} ({:?})", self.destination, self.nexthop)
+        let by = match self.nexthop {
+            Nexthop::Link { index } => format!("by link {index}"),
+            Nexthop::Gateway { index, address } => format!("by {address}, link {index}"),
+            Nexthop::Unreachable => "that says unreachable".to_owned(),
+        };
+        format!("{verb} the route to {} {by}", self.destination)
     }
 
     pub(super) fn from_message(message: &RouteMessage) -> Option<Self> {

@@ -65,6 +65,10 @@ async fn metrics(State(gateway): State<GatewayHandle>) -> Response {
 
 async fn livez(State(gateway): State<GatewayHandle>) -> Response {
     match tokio::time::timeout(PATIENCE, gateway.status()).await {
+        Ok(Some(status)) if !status.dead_workers.is_empty() => {
+            let text = format!("workers {:?} have ended; start podgate again\n", status.dead_workers);
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
         Ok(Some(_)) => (StatusCode::OK, "ok\n").into_response(),
         _ => unavailable(),
     }

@@ -81,6 +81,10 @@ pub struct DeviceCounts {
 
 fn describe() {
     describe_gauge!("podgate_build_info", "Always 1; the label says which version runs");
+    describe_gauge!(
+        "podgate_dead_workers",
+        "Workers that have ended by themselves; podgate must be started again"
+    );
     describe_gauge!("podgate_ready", "1 if packets are judged by policy");
     describe_gauge!("podgate_generation_published", "Number of the snapshot handed to the workers last");
     describe_gauge!("podgate_generation_in_force", "Number of the oldest snapshot still judged by");
@@ -192,6 +196,7 @@ pub const SOCKET_COUNTERS: &[(&str, &str)] = &[
 
 fn set_status(status: &Status) {
     gauge!("podgate_build_info", "version" => status.version.clone()).set(1.0);
+    gauge!("podgate_dead_workers").set(status.dead_workers.len() as f64);
     gauge!("podgate_ready").set(f64::from(u8::from(status.ready)));
     gauge!("podgate_generation_published").set(status.generation_published as f64);
     gauge!("podgate_generation_in_force").set(status.generation_in_force as f64);

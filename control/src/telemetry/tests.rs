@@ -28,6 +28,7 @@ fn status(ready: bool) -> Status {
         generation_published: 3,
         generation_in_force: 2,
         problems: vec![Problem { error: true, subject: "source".into(), message: "p.yaml:1: bad".into() }],
+        dead_workers: Vec::new(),
         sources: vec![SourceStatus {
             kind: "manifests".into(),
             paths: vec!["p.yaml".into()],
@@ -117,6 +118,8 @@ async fn live_is_who_answers() {
     assert_eq!(get(gateway(status(false)), "/healthz").await.0, 200);
     assert_eq!(get(gateway(status(false)), "/metrics").await, (200, "podgate_up 1\n".to_owned()));
     assert_eq!(get(gateway(status(false)), "/nothing").await.0, 404);
+    let (code, body) = get(gateway(Status { dead_workers: vec![1], ..status(true) }), "/livez").await;
+    assert_eq!((code, body.as_str()), (503, "workers [1] have ended; start podgate again\n"));
     let (asks, receiver) = mpsc::channel(8);
     drop(receiver);
     let dead = GatewayHandle::new(asks, watch::channel(InForce::Closed).1, Arc::default());

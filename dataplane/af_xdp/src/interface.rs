@@ -27,6 +27,12 @@ pub struct ActiveQueues {
     pub transmit: u32,
 }
 
+impl std::fmt::Display for ActiveQueues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to receive, {} to transmit", self.receive, self.transmit)
+    }
+}
+
 /// `ETHTOOL_GCHANNELS`, include/uapi/linux/ethtool.h.
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 /// `SIOCETHTOOL`, include/uapi/linux/sockios.h.

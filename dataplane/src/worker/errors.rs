@@ -1,9 +1,9 @@
 //! How often a worker answers what it drops: with ICMP errors, and with resets.
 //!
-//! All ports of a worker share one budget, so that no port makes it work without end. Who uses it up is counted by port: an
-//! error is charged to the port by which the packet came that it is about.
+//! Each port has a budget of its own with each worker: an error is charged to the port by which the packet came that it is
+//! about. So no port makes a worker work without end, and none keeps others from learning what they must know (a path's MTU).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::by_port::{ByPort, Events};
@@ -13,6 +13,9 @@ use crate::packet::PortId;
 /// The errors and resets of one worker about what came by a port, as others may read it at any time.
 #[derive(Debug, Default)]
 pub struct ErrorCharge {
+    /// Of the burst, since `refilled`.
+    used: AtomicU32,
+    refilled: AtomicU64,
     sent: AtomicU64,
     refused: Events,
 }
@@ -31,11 +34,10 @@ impl ErrorCharge {
     }
 }
 
-/// How many errors may be sent: bursts of [`ErrorBudget::BURST`], then one each millisecond (RFC 4443, 2.4(f)).
+/// How many errors may be sent about what comes by a port: bursts of [`ErrorBudget::BURST`], then one each millisecond
+/// (RFC 4443, 2.4(f)).
 #[derive(Debug)]
 pub(super) struct ErrorBudget {
-    left: u32,
-    refilled: Instant64,
     refused: u64,
     charges: ByPort<ErrorCharge>,
 }
@@ -44,22 +46,25 @@ impl ErrorBudget {
     const BURST: u32 = 100;
     const INTERVAL: Duration = Duration::from_millis(1);
 
-    /// A full one.
+    /// Full ones.
     pub fn new() -> Self {
-        Self { left: Self::BURST, refilled: Instant64::from_nanos(0), refused: 0, charges: ByPort::new() }
+        Self { refused: 0, charges: ByPort::new() }
     }
 
     /// May one be made about a packet that came by `port`?
     pub fn take(&mut self, port: PortId, now: Instant64) -> bool {
-        let earned = now.since(self.refilled).as_nanos() / Self::INTERVAL.as_nanos();
+        let Some(charge) = self.charges.of(port) else { return false };
+        let mut used = charge.used.load(Ordering::Relaxed);
+        let refilled = Instant64::from_nanos(charge.refilled.load(Ordering::Relaxed));
+        let earned = now.since(refilled).as_nanos() / Self::INTERVAL.as_nanos();
         if earned > 0 {
-            self.left = self.left.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)).min(Self::BURST);
-            self.refilled = now;
+            used = used.saturating_sub(u32::try_from(earned).unwrap_or(u32::MAX));
+            charge.refilled.store(now.as_nanos(), Ordering::Relaxed);
         }
-        let granted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        self.refused = self.refused.wrapping_add(u64::from(!granted));
-        if !granted && let Some(charge) = self.charges.of(port) {
+        let granted = used < Self::BURST;
+        charge.used.store(used + u32::from(granted), Ordering::Relaxed);
+        if !granted {
+            self.refused = self.refused.wrapping_add(1);
             charge.refused.add(now);
         }
         granted

@@ -64,7 +64,7 @@ fn denied_packets_are_rejected_if_asked_for() {
 fn answers_come_in_bursts_and_not_without_end() {
     for six in [false, true] {
         let mut case = Case::new(1, six, &rejecting());
-        case.policy(deny_all(app("b")));
+        case.policy(deny_ingress(app("b")));
         let (there, a) = (case.a_to_b(), case.a);
         for port in 0..100 {
             case.tells(a, &there.udp(2000 + port, 53, b"query"), DropReason::PolicyIngress);
@@ -73,6 +73,10 @@ fn answers_come_in_bursts_and_not_without_end() {
             case.keeping_back(1);
             case.drops(a, &there.udp(2000 + port, 53, b"query"), DropReason::PolicyIngress);
         }
+        // What others must learn, they are told.
+        let late = From { hop_limit: 1, ..From::new(case.b, case.at.b(), case.at.a()) };
+        case.opening();
+        case.tells(case.b, &late.udp(1, 2, b"late"), DropReason::TtlExpired);
         // One a millisecond from then on.
         case.rig.advance(Duration::from_millis(2));
         for _ in 0..2 {
