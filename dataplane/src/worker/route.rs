@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use crate::drop_reason::DropReason;
 use crate::flow::{Denial, Hop, Tuple};
 use crate::packet::{PortId, PortKind};
-use crate::policy::{Direction, Judgement, Question, Tier, Verdict, judge};
+use crate::policy::{Delivery, Direction, Judgement, Question, Tier, Verdict, judge};
 use crate::snapshot::{Mac, NextHop, PortEntry, Snapshot};
 
 /// What is asked: the original direction of a connection, after translation.
@@ -90,20 +90,33 @@ pub(super) fn identities(snapshot: &Snapshot, tuple: &Tuple) -> [u32; 2] {
         .map(|address| snapshot.pod(address).map_or(0, |(_, delivery)| delivery.identity))
 }
 
-/// Judges a connection and finds its way. `kept` is the judgement of one that may go on whatever policy
-/// says by now; only what is closed because nobody knows what policy says stays closed.
+/// What is known of a connection that is judged again.
+pub(super) struct Known {
+    /// The pods that it belongs to, as [`Way::identities`].
+    pub identities: [u32; 2],
+    /// Its judgement, if it may go on whatever policy says by now; only what is closed because nobody knows what policy
+    /// says stays closed.
+    pub kept: Option<Judgement>,
+}
+
+/// Judges a connection and finds its way.
 ///
 /// # Errors
-/// [`Refusal`]: the connection is not admitted, or there is no way.
+/// [`Refusal`]: the connection is not admitted, its pods are others, or there is no way.
 pub(super) fn decide(
     snapshot: &Snapshot,
     opening: &Opening<'_>,
-    kept: Option<Judgement>,
+    known: Option<Known>,
 ) -> Result<Way, Refusal> {
     let Tuple { source, destination, protocol, .. } = *opening.tuple;
-    let entry = snapshot.port(opening.entry_port).ok_or(DropReason::PortGone)?;
     let source_pod = snapshot.pod(source);
     let destination_pod = snapshot.pod(destination);
+    let identity = |pod: Option<(_, Delivery)>| pod.map_or(0, |(_, delivery)| delivery.identity);
+    let identities = [identity(source_pod), identity(destination_pod)];
+    if known.as_ref().is_some_and(|known| known.identities != identities) {
+        return Err(DropReason::AddressMoved.into());
+    }
+    let entry = snapshot.port(opening.entry_port).ok_or(DropReason::PortGone)?;
     let source_local = source_pod.and_then(|(_, delivery)| delivery.port);
     let destination_local = destination_pod.and_then(|(_, delivery)| delivery.port);
     let to_node = snapshot.node.contains(destination);
@@ -114,8 +127,6 @@ pub(super) fn decide(
         // It would go back to where it came from: nobody here has that address.
         return Err(DropReason::NoRoute.into());
     }
-    let identity = |pod: Option<(_, crate::policy::Delivery)>| pod.map_or(0, |(_, d)| d.identity);
-    let identities = [identity(source_pod), identity(destination_pod)];
     let question = Question {
         source,
         source_pod: source_pod.map(|(slot, _)| slot),
@@ -133,6 +144,7 @@ pub(super) fn decide(
     let mut judgement =
         close(snapshot, judge(&snapshot.policy, &question), source_local, destination_local, entry);
     let mut is_upheld = false;
+    let kept = known.and_then(|known| known.kept);
     if let (Some(kept), Some((_, verdict))) = (kept, judgement.denied_by())
         && verdict.tier != Tier::Closed
     {

@@ -1,6 +1,6 @@
 //! From a packet to how it leaves: the entry of its connection, or a verdict that makes one.
 
-use super::route::{Farewell, Opening, Refusal, Way, decide, identities};
+use super::route::{Farewell, Known, Opening, Refusal, Way, decide, identities};
 use super::{Established, LOOK_AHEAD, Worker};
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
@@ -182,9 +182,6 @@ impl<C: Clock> Worker<C> {
 
     /// What the snapshot says of a connection that was judged under an older one. Changes nothing.
     pub(super) fn judge_again(&self, snapshot: &Snapshot, flow: &Flow) -> Result<Way, Refusal> {
-        if identities(snapshot, &flow.translated) != flow.identities {
-            return Err(DropReason::AddressMoved.into());
-        }
         let opening = Opening {
             tuple: &flow.translated,
             port: flow.judged_port,
@@ -193,7 +190,8 @@ impl<C: Clock> Worker<C> {
         };
         // Asked for by name: the verdict does not count. Its way does: ports may have changed.
         let kept = (self.settings.established == Established::Keep).then_some(flow.judgement);
-        decide(snapshot, &opening, kept).map_err(|refusal| match refusal.decided_by {
+        let known = Known { identities: flow.identities, kept };
+        decide(snapshot, &opening, Some(known)).map_err(|refusal| match refusal.decided_by {
             Some(_) => Refusal { decided_by: refusal.decided_by, ..DropReason::PolicyRevoked.into() },
             None => refusal,
         })
