@@ -22,7 +22,7 @@ const RECLAIM_AT_ONCE: usize = 512;
 pub struct Live {
     cluster: Cluster,
     /// Whether a pod's own directions are judged here, and where it is delivered.
-    served: BTreeMap<ObjectName, (bool, Delivery)>,
+    placed: BTreeMap<ObjectName, (bool, Delivery)>,
     compiler: Compiler,
     /// Compilers of tables in use, each with the last generation that it made.
     before: Vec<(Compiler, u64)>,
@@ -39,7 +39,7 @@ impl Live {
     pub fn new(limits: Limits, workers: usize) -> Self {
         Self {
             cluster: Cluster::default(),
-            served: BTreeMap::new(),
+            placed: BTreeMap::new(),
             compiler: Compiler::new(&limits, workers),
             before: Vec::new(),
             tables: PolicyTables::empty(),
@@ -123,13 +123,13 @@ impl Live {
         if let Some(compiler) = self.told() {
             compiler.set_pod(&pod, judged, delivery);
         }
-        self.served.insert(pod.name.clone(), (judged, delivery));
+        self.placed.insert(pod.name.clone(), (judged, delivery));
         self.cluster.pods.insert(pod.name.clone(), pod);
     }
 
     /// A pod is delivered otherwise.
     pub fn set_delivery(&mut self, name: &ObjectName, delivery: Delivery) {
-        let Some((_, known)) = self.served.get_mut(name) else { return };
+        let Some((_, known)) = self.placed.get_mut(name) else { return };
         *known = delivery;
         if let Some(compiler) = self.told() {
             compiler.set_delivery(name, delivery);
@@ -141,7 +141,7 @@ impl Live {
         if let Some(compiler) = self.told() {
             compiler.remove_pod(name);
         }
-        self.served.remove(name);
+        self.placed.remove(name);
         self.cluster.pods.remove(name);
     }
 
@@ -161,8 +161,8 @@ impl Live {
 
     fn rebuild(&mut self) -> Result<PolicyTables, CompileError> {
         let mut anew = Compiler::new(&self.limits, self.workers);
-        let judged = |pod: &Pod| self.served.get(&pod.name).is_some_and(|(judged, _)| *judged);
-        let delivery = |pod: &Pod| self.served.get(&pod.name).map(|(_, at)| *at).unwrap_or_default();
+        let judged = |pod: &Pod| self.placed.get(&pod.name).is_some_and(|(judged, _)| *judged);
+        let delivery = |pod: &Pod| self.placed.get(&pod.name).map(|(_, at)| *at).unwrap_or_default();
         anew.load(&self.cluster, judged, delivery);
         let tables = anew.settle()?;
         anew.succeed(&self.compiler, self.published);

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! labels, selectors   what objects carry, what selects them, and which of them match
-//! population          pods and namespaces: what a pod's labels make of it
+//! population          pods: what a pod's labels make of it
+//! spaces              namespaces, and selectors that span several
 //! policies, clauses   rules, resolved: keys x peers
 //! terms               the sets of pods that rules refer to; atoms = addresses with the same terms
 //! programs, ranges    per set of policies and direction the program; rows; ipBlocks
@@ -36,6 +37,7 @@ mod population;
 mod programs;
 mod ranges;
 mod selectors;
+mod spaces;
 mod terms;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -50,9 +52,10 @@ use labels::Dictionary;
 use lists::{Map, Slab};
 pub use origins::{Admitted, HitTotals, Origin, PolicyHits};
 use policies::{Blocks, Policy};
-use population::{Member, Space, Spanning};
+use population::Member;
 use programs::Programs;
 use selectors::Selectors;
+use spaces::{Space, Spanning};
 use terms::Terms;
 
 /// Whose programs are compiled. Every pod is known as a peer; one that is not in scope is closed if it is judged

@@ -15,6 +15,7 @@ mod end;
 mod flow;
 mod matrix;
 mod nearest;
+mod nodes;
 mod probes;
 mod text;
 pub(crate) mod words;

@@ -1,7 +1,7 @@
 //! The cluster, its tables, and whose pods and nodes are whose.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{PoisonError, RwLock};
 
 use podgate_config::model::pod::Phase;
@@ -13,26 +13,17 @@ use podgate_dataplane::policy::{
 use super::answer::{Explanation, Outcome, Party, Side};
 use super::end::{End, Query, QueryError};
 use super::nearest::{Denied, nearest};
+use super::nodes::Nodes;
 use super::words;
 use crate::compiler::{CompileError, Limits};
 use crate::live::Live;
-
-/// Addresses of the lab's node unless a Node object says otherwise.
-const DEFAULT_NODE: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(10, 244, 255, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0xfffe)),
-];
 
 /// What questions are answered from.
 pub struct World {
     live: Live,
     /// Whose directions are judged here; `None` for every pod's.
-    judged: Option<BTreeSet<ObjectName>>,
-    nodes: Vec<NodeEntry>,
-    /// The node of pods that name none.
-    unnamed: usize,
-    nodes_by_name: BTreeMap<NodeName, usize>,
-    nodes_by_address: BTreeMap<IpAddr, usize>,
+    served: Option<BTreeSet<ObjectName>>,
+    nodes: Nodes,
     /// Live pods of their node's network, by the addresses that they say they have.
     host_pods: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
 }
@@ -53,11 +44,6 @@ impl Asked for RwLock<World> {
     fn with<T>(&self, ask: impl FnOnce(&World) -> T) -> T {
         ask(&self.read().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-struct NodeEntry {
-    name: Option<NodeName>,
-    addresses: Vec<IpAddr>,
 }
 
 /// An end, resolved as far as it says.
@@ -121,17 +107,7 @@ impl World {
     /// Places pods on the nodes that the documents know, after nodes or pods have changed: see
     /// [`from_cluster`](Self::from_cluster).
     pub fn place_pods(&mut self) {
-        let cluster = self.live.cluster();
-        let mut names: BTreeSet<&NodeName> = cluster.nodes.keys().collect();
-        names.extend(cluster.pods.values().filter_map(|pod| pod.node.as_ref()));
-        let mut nodes: Vec<NodeEntry> = names.iter().map(|name| entry(cluster, name)).collect();
-        if nodes.len() != 1 {
-            nodes.push(NodeEntry { name: None, addresses: Vec::new() });
-        }
-        if let Some(node) = nodes.last_mut().filter(|node| node.addresses.is_empty()) {
-            node.addresses.extend(DEFAULT_NODE);
-        }
-        self.place_nodes(nodes);
+        self.nodes = Nodes::of_documents(self.live.cluster());
     }
 
     /// The world of a gateway that knows nothing yet: only the directions of pods that it serves are judged.
@@ -140,49 +116,23 @@ impl World {
         Self::new(live, Some(BTreeSet::new()))
     }
 
-    fn new(live: Live, judged: Option<BTreeSet<ObjectName>>) -> Self {
-        Self {
-            live,
-            judged,
-            nodes: vec![NodeEntry { name: None, addresses: Vec::new() }],
-            unnamed: 0,
-            nodes_by_name: BTreeMap::new(),
-            nodes_by_address: BTreeMap::new(),
-            host_pods: BTreeMap::new(),
-        }
+    fn new(live: Live, served: Option<BTreeSet<ObjectName>>) -> Self {
+        Self { live, served, nodes: Nodes::default(), host_pods: BTreeMap::new() }
     }
 
     /// A gateway's node and its addresses; the other nodes are taken from the objects.
     pub fn set_nodes(&mut self, node: Option<&NodeName>, addresses: &[IpAddr]) {
-        let cluster = self.live.cluster();
-        let others = cluster.nodes.keys().filter(|&name| Some(name) != node);
-        let mut nodes: Vec<NodeEntry> = others.map(|name| entry(cluster, name)).collect();
-        nodes.push(NodeEntry { name: node.cloned(), addresses: addresses.to_vec() });
-        self.place_nodes(nodes);
-    }
-
-    /// The last one is that of pods that name none.
-    fn place_nodes(&mut self, nodes: Vec<NodeEntry>) {
-        self.unnamed = nodes.len().saturating_sub(1);
-        let named = nodes.iter().enumerate();
-        self.nodes_by_name = named.filter_map(|(place, node)| Some((node.name.clone()?, place))).collect();
-        self.nodes_by_address.clear();
-        for (place, node) in nodes.iter().enumerate() {
-            for &address in &node.addresses {
-                self.nodes_by_address.entry(address).or_insert(place);
-            }
-        }
-        self.nodes = nodes;
+        self.nodes = Nodes::of_gateway(self.live.cluster(), node, addresses);
     }
 
     /// Which pods a gateway serves.
     pub fn set_served(&mut self, pods: BTreeSet<ObjectName>) {
-        self.judged = Some(pods);
+        self.served = Some(pods);
     }
 
     /// Which pods a gateway serves; none in a world of manifests.
     pub fn served(&self) -> impl Iterator<Item = &ObjectName> {
-        self.judged.iter().flatten()
+        self.served.iter().flatten()
     }
 
     /// A pod is there: see [`Live::set_pod`].
@@ -232,7 +182,7 @@ impl World {
     }
 
     fn node_at(&self, address: IpAddr) -> Option<usize> {
-        let known = self.nodes_by_address.get(&address).copied();
+        let known = self.nodes.at(address);
         known.or_else(|| {
             // A hostNetwork pod's address is its node's.
             let pod = self.host_pods.get(&address)?.first()?;
@@ -241,15 +191,15 @@ impl World {
     }
 
     fn is_judged(&self, pod: &Pod) -> bool {
-        self.judged.as_ref().is_none_or(|judged| judged.contains(&pod.name))
+        self.served.as_ref().is_none_or(|served| served.contains(&pod.name))
     }
 
     fn node_of(&self, pod: &Pod) -> usize {
         // The gateway's own pods are on its node, whatever the documents say.
-        if self.judged.as_ref().is_some_and(|judged| judged.contains(&pod.name)) {
-            return self.unnamed;
+        if self.served.as_ref().is_some_and(|served| served.contains(&pod.name)) {
+            return self.nodes.own();
         }
-        pod.node.as_ref().and_then(|name| self.nodes_by_name.get(name)).copied().unwrap_or(self.unnamed)
+        self.nodes.named(pod.node.as_ref())
     }
 
     /// Answers one question.
@@ -351,8 +301,8 @@ impl World {
                 let (kind, host_pod, mut addresses) = if pod.host_network {
                     let node = self.node_of(pod);
                     let mut addresses = pod.addresses.clone();
-                    if let Some(entry) = self.nodes.get(node).filter(|_| addresses.is_empty()) {
-                        addresses.extend(&entry.addresses);
+                    if addresses.is_empty() {
+                        addresses.extend(self.nodes.addresses(node));
                     }
                     (Kind::Node(node), Some(pod), addresses)
                 } else {
@@ -386,7 +336,7 @@ impl World {
                 slot = self.live.tables().lookup(address).map(|(_, slot)| slot);
             }
             Kind::Node(node) => {
-                let name = self.nodes.get(node).and_then(|node| node.name.as_ref());
+                let name = self.nodes.name(node);
                 party.node = Some(name.map_or_else(|| "of the pods".to_owned(), NodeName::to_string));
             }
             Kind::Outside => {}
@@ -491,9 +441,4 @@ impl World {
             side.reason.push_str(&format!("; also by {}", words::shortened(others, ", ")));
         }
     }
-}
-
-fn entry(cluster: &Cluster, name: &NodeName) -> NodeEntry {
-    let addresses = cluster.nodes.get(name).map(|node| node.addresses.clone()).unwrap_or_default();
-    NodeEntry { name: Some(name.clone()), addresses }
 }

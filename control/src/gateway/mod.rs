@@ -13,7 +13,7 @@
 //!
 //! [`resolve`](mod@resolve) says whose an address is, [`identity`] tells a pod from its successor, [`kernel`] follows what
 //! the node's kernel knows, [`neighbours`] whom it is asked to find, [`ports`] what is wanted and open, [`survey`] what has
-//! changed about it, [`publish`] compiles and publishes, [`generations`] knows which are in use, [`pace`] when to act.
+//! changed about it, [`routes`] what leads where, [`publish`] compiles and publishes, [`generations`] knows which are in use, [`pace`] when to act.
 //! [`review`] says what does not fit together, [`limits`] who comes close to one, [`standing`] how each policy is, [`flows`]
 //! what became of a connection, and [`handle`] is how others ask.
 
@@ -33,6 +33,7 @@ pub mod publish;
 pub mod report;
 pub mod resolve;
 mod review;
+mod routes;
 pub mod snapshot;
 mod standing;
 mod survey;
@@ -186,6 +187,7 @@ impl Gateway {
                 self.relist().await;
             }
             self.open_missing().await;
+            self.steer().await;
             self.forget_neighbours().await;
         }
         if self.next_survey <= Instant::now() {
@@ -214,7 +216,7 @@ impl Gateway {
             // Compiling everything may take a tenth of a second: the other tasks of this thread go elsewhere meanwhile.
             let compiled = tokio::task::block_in_place(|| {
                 let changed = publisher.take(&state);
-                let node = wiring::node_addresses(kernel, options, publisher.store()).into_iter().collect();
+                let node = routes::node_addresses(kernel, options, publisher.store()).into_iter().collect();
                 publisher.compile(changed, state.synced, &pods, options, node, metrics)
             });
             if let Err(error) = compiled {
@@ -223,8 +225,8 @@ impl Gateway {
         }
         let closed = self.publisher.closed(&pods);
         let (ports, pods) = self.ports.entries(&closed, |pod| self.publisher.identity(pod));
-        let (routes, neighbours) = wiring::direct(&self.kernel, &self.options, &self.ports);
-        let node = wiring::node_addresses(&self.kernel, &self.options, self.publisher.store());
+        let (routes, neighbours) = routes::direct(&self.kernel, &self.options, &self.ports);
+        let node = routes::node_addresses(&self.kernel, &self.options, self.publisher.store());
         let inputs = Inputs { synced: state.synced, ports, pods, node, routes, neighbours };
         match tokio::task::block_in_place(|| self.publisher.publish(&mut self.engine, inputs)) {
             Ok(true) => {
