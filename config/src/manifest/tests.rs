@@ -672,3 +672,39 @@ fn what_is_found_beyond_a_thousand_is_one_finding() {
     assert_eq!(decoded.findings.len(), 1001);
     assert_eq!(decoded.findings[1000].severity, Severity::Error);
 }
+
+/// JSON values without numbers that are no integers: those are the same number, written otherwise.
+fn any_json() -> impl proptest::strategy::Strategy<Value = serde_json::Value> {
+    use proptest::prelude::*;
+    let text = "[a-zA-Z0-9 _.~/\"\\\\:{}#&*!|>%@`'\n\té€<-]{0,8}";
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        text.prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 40, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+            prop::collection::btree_map(text, inner, 0..5)
+                .prop_map(|fields| serde_json::Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest::proptest! {
+    /// What begins like JSON is read as such, what begins otherwise as YAML, of which it is a part.
+    #[test]
+    fn json_is_the_same_either_way(value in any_json(), pretty in proptest::prelude::any::<bool>()) {
+        let value = serde_json::json!({ "value": value });
+        let text = if pretty { format!("{value:#}") } else { value.to_string() };
+        let all = |text: &str| yaml::documents(text).collect::<Vec<_>>();
+        let json = all(&text);
+        proptest::prop_assert!(json.len() == 1 && json[0].1.is_ok(), "{json:?}");
+        let yaml = all(&format!("# not JSON\n{text}"));
+        // A field of that name means something else there.
+        if !text.contains("<<") {
+            proptest::prop_assert_eq!(json, yaml);
+        }
+    }
+}
