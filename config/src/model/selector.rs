@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use super::labels::{LabelKey, LabelValue, Labels};
 
@@ -53,9 +54,9 @@ pub enum InvalidSelector {
     ValuesMissing(&'static str),
 }
 
-/// A label selector: all of its requirements must hold. Sorted, each requirement once.
+/// A label selector: all of its requirements must hold. Sorted, each requirement once. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Selector(BTreeSet<Requirement>);
+pub struct Selector(Arc<BTreeSet<Requirement>>);
 
 impl Selector {
     /// The empty selector, which selects everything.
@@ -81,7 +82,7 @@ impl Selector {
                 _ => {}
             }
         }
-        Ok(Self(requirements))
+        Ok(Self(requirements.into()))
     }
 
     /// Whether `labels` meet every requirement.

@@ -203,7 +203,6 @@ pub struct Compiler {
 
     terms: Terms,
     any_pod: Option<u32>,
-    in_blocks: Vec<u32>,
 
     programs: Programs,
     /// What was counted for programs that are no longer there.
@@ -250,7 +249,6 @@ impl Compiler {
             blocks: Blocks::default(),
             terms: Terms::default(),
             any_pod: None,
-            in_blocks: Vec::new(),
             programs: Programs::default(),
             folded: HitTotals::new(),
             retired: VecDeque::new(),

@@ -263,7 +263,7 @@ impl Compiler {
                 spanning.bases.insert(&self.pod_selectors, pods, base);
             }
             Kind::AnyPod => self.any_pod = Some(base),
-            Kind::InBlock(_) => self.in_blocks.push(base),
+            Kind::InBlock(_) => {}
         }
         base
     }
@@ -297,7 +297,7 @@ impl Compiler {
                 }
             }
             Kind::AnyPod => self.any_pod = None,
-            Kind::InBlock(_) => self.in_blocks.retain(|other| *other != base),
+            Kind::InBlock(_) => {}
         }
         self.release_parts(kind);
         self.terms.remove_base(base);

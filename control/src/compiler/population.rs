@@ -239,11 +239,14 @@ impl Compiler {
             found.extend(base.whole);
             parts.extend(self.parts_of(&base.families, member));
         }
-        let by_address: Vec<Vec<(u32, u16)>> = if self.in_blocks.is_empty() {
-            Vec::new()
-        } else {
-            member.endpoints.iter().map(|endpoint| self.parts_by_block(endpoint.address, member)).collect()
+        let in_blocks = self.parts_in_blocks(member);
+        let inside = |endpoint: &Endpoint| {
+            let parts = in_blocks.iter().filter(|(block, _)| {
+                self.blocks.get(*block).is_some_and(|block| block.contains(endpoint.address))
+            });
+            parts.map(|(_, part)| *part).collect()
         };
+        let by_address: Vec<Vec<(u32, u16)>> = member.endpoints.iter().map(inside).collect();
         for (family, port) in parts {
             found.push(self.part(family, port));
         }
@@ -311,13 +314,20 @@ impl Compiler {
         })
     }
 
-    fn parts_by_block(&self, address: IpAddr, member: &Member) -> Vec<(u32, u16)> {
-        let inside =
-            self.in_blocks.iter().filter_map(|base| self.terms.get(*base)).filter(|base| match base.kind {
-                Kind::InBlock(block) => self.blocks.get(block).is_some_and(|block| block.contains(address)),
-                _ => false,
-            });
-        inside.flat_map(|base| self.parts_of(&base.families, member)).collect()
+    /// The parts of ipBlocks that a pod belongs to if its address is in the block: (block, (family, number)).
+    fn parts_in_blocks(&self, member: &Member) -> Vec<(u32, (u32, u16))> {
+        let mut parts = Vec::new();
+        for port in &member.ports {
+            let Some(name) = &port.name else { continue };
+            // Of several ports of a name the first one counts.
+            let Some(number) = member.port(port.protocol, name).filter(|number| *number == port.number.get())
+            else {
+                continue;
+            };
+            let families = self.terms.in_blocks(port.protocol, name).iter();
+            parts.extend(families.map(|&(family, block)| (block, (family, number))));
+        }
+        parts
     }
 
     /// A part of a family; if it is new, the policies that list the family's numbers get new clauses.

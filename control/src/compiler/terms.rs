@@ -76,6 +76,8 @@ pub(super) struct Terms {
     numbers: Map<Kind, u32>,
     bases: Slab<Base>,
     families: Slab<Family>,
+    /// The families of ipBlocks, each with its block: which pods belong to them depends on their addresses.
+    in_blocks: Map<(Protocol, PortName), Vec<(u32, u32)>>,
     terms: Slab<Term>,
     by_signature: Map<Box<[u32]>, u32>,
     atoms: Slab<Atom>,
@@ -99,6 +101,11 @@ impl Terms {
 
     pub(super) fn family(&self, family: u32) -> Option<&Family> {
         self.families.get(family)
+    }
+
+    /// The families of ipBlocks by a named port, each with its block.
+    pub(super) fn in_blocks(&self, protocol: Protocol, name: &PortName) -> &[(u32, u32)] {
+        self.in_blocks.get(&(protocol, name.clone())).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn family_mut(&mut self, family: u32) -> Option<&mut Family> {
@@ -142,6 +149,9 @@ impl Terms {
         });
         if let Some(base) = self.bases.get_mut(base) {
             base.families.push(family);
+            if let Kind::InBlock(block) = base.kind {
+                self.in_blocks.entry((protocol, name.clone())).or_default().push((family, block));
+            }
         }
         (family, true)
     }
@@ -247,7 +257,14 @@ impl Terms {
         if !entry.users.is_empty() || !entry.numbers.is_empty() {
             return None;
         }
-        let Family { base, .. } = self.families.remove(family)?;
+        let Family { base, protocol, name, .. } = self.families.remove(family)?;
+        let key = (protocol, name);
+        if let Some(in_blocks) = self.in_blocks.get_mut(&key) {
+            in_blocks.retain(|(other, _)| *other != family);
+            if in_blocks.is_empty() {
+                self.in_blocks.remove(&key);
+            }
+        }
         if let Some(base) = self.bases.get_mut(base) {
             base.families.retain(|other| *other != family);
         }
@@ -345,6 +362,12 @@ impl Terms {
     /// How many atoms there are, idle ones included.
     pub(super) fn atoms(&self) -> usize {
         self.atoms.len()
+    }
+
+    /// Families of ipBlocks, to see that nothing is left over.
+    #[cfg(test)]
+    pub(super) fn families_in_blocks(&self) -> usize {
+        self.in_blocks.values().map(Vec::len).sum::<usize>() + self.in_blocks.len()
     }
 
     /// How many atoms, terms and bases there are.

@@ -643,7 +643,7 @@ fn nothing_is_left_over() {
         (compiler.rows(), compiler.writer.program_words(), compiler.writer.range_boundaries()),
         (0, 0, 0)
     );
-    assert!(compiler.in_blocks.is_empty() && compiler.any_pod.is_none());
+    assert!(compiler.any_pod.is_none() && compiler.terms.families_in_blocks() == 0);
     assert!(compiler.spanning.is_empty() && compiler.claims.is_empty());
 }
 

@@ -72,7 +72,7 @@ impl Ranges {
 
 /// Words of all rows. Row 0 admits nobody.
 pub(super) struct RowArena {
-    words: Box<[AtomicU64]>,
+    words: Vec<AtomicU64>,
     /// Words of a row, the first included.
     stride: usize,
 }
@@ -92,8 +92,21 @@ impl RowArena {
         (self.stride - 1) * 64
     }
 
+    /// Makes room for so many rows of so many atoms: in its place while nobody else has it, as when everything is compiled
+    /// from nothing, or in another arena with the same rows.
+    pub(super) fn make_room(arena: &mut Arc<Self>, rows: usize, atoms: usize) {
+        match Arc::get_mut(arena) {
+            Some(own) if atoms <= own.atoms() => {
+                let more = (rows * own.stride).saturating_sub(own.words.len());
+                own.words.reserve_exact(more);
+                own.words.extend(std::iter::repeat_with(|| AtomicU64::new(0)).take(more));
+            }
+            _ => *arena = Arc::new(arena.grown(rows, atoms)),
+        }
+    }
+
     /// The same rows in a larger arena.
-    pub(super) fn grown(&self, rows: usize, atoms: usize) -> Self {
+    fn grown(&self, rows: usize, atoms: usize) -> Self {
         let larger = Self::new(rows.max(self.rows()), atoms.max(self.atoms()));
         for (old, new) in self.words.chunks(self.stride).zip(larger.words.chunks(larger.stride)) {
             for (old, new) in old.iter().zip(new) {
@@ -108,7 +121,7 @@ impl RowArena {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.words)
+        size_of_val(self.words.as_slice())
     }
 }
 
@@ -177,8 +190,13 @@ mod tests {
         let small = RowArena::new(3, 65);
         small.row(2)[2].store(5, Ordering::Relaxed);
         small.row(2)[0].store(9, Ordering::Relaxed);
-        let large = small.grown(10, 1_000);
-        assert!(large.rows() >= 10 && large.atoms() >= 1_000);
+        let mut large = Arc::new(small.grown(5, 1_000));
+        assert!(large.rows() >= 5 && large.atoms() >= 1_000);
+        for other in [None, Some(large.clone())] {
+            let rows = large.rows() + 10;
+            RowArena::make_room(&mut large, rows, 1_000);
+            assert!(large.rows() >= rows && other.is_none_or(|other| other.rows() < rows));
+        }
         let words: Vec<u64> = large.row(2).iter().take(4).map(|word| word.load(Ordering::Relaxed)).collect();
         assert_eq!(words, [9, 0, 5, 0]);
         assert!(large.row(large.rows()).is_empty());

@@ -88,7 +88,7 @@ impl TablesWriter {
     pub fn reserve(&mut self, atoms: usize, rows: usize) {
         let rows = (self.used_rows - self.free_rows.len()) + rows;
         if atoms > self.rows.atoms() || rows > self.rows.rows() {
-            self.rows = Arc::new(self.rows.grown(rows, atoms));
+            RowArena::make_room(&mut self.rows, rows, atoms);
         }
     }
 
@@ -161,7 +161,7 @@ impl TablesWriter {
         if number as usize >= rows || bits.len() * 64 > atoms {
             // A part more than needed, so that growing costs little on average.
             let rows = if number as usize >= rows { rows + rows / 8 + 64 } else { rows };
-            self.rows = Arc::new(self.rows.grown(rows, (bits.len() * 64).max(atoms)));
+            RowArena::make_room(&mut self.rows, rows, (bits.len() * 64).max(atoms));
         }
         let first =
             ranges.map_or(0, |RangesRef(set)| u64::from(set) | if pods_in_ranges { WITH_PODS } else { 0 });
@@ -185,7 +185,7 @@ impl TablesWriter {
     pub fn admit(&mut self, row: RowRef, atom: u32) {
         if atom as usize >= self.rows.atoms() {
             let atoms = atom as usize + atom as usize / 8 + 64;
-            self.rows = Arc::new(self.rows.grown(0, atoms));
+            RowArena::make_room(&mut self.rows, 0, atoms);
         }
         if let Some(word) = self.rows.row(row.row()).get(1 + (atom / 64) as usize) {
             word.fetch_or(1 << (atom % 64), Ordering::Relaxed);
