@@ -9,6 +9,7 @@
 //! Not a criterion bench: what is asked for is the tail, not the mean.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podgate_bench::control::{Control, changed};
@@ -84,7 +85,7 @@ fn relabelled(pods: &[Pod], place: usize, other: usize) -> Option<Pod> {
 fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
     let cluster = cluster(shape, 1)?;
     let all = pods(&cluster);
-    let policies: Vec<NetworkPolicy> = cluster.policies.values().cloned().collect();
+    let policies: Vec<Arc<NetworkPolicy>> = cluster.policies.values().cloned().collect();
     println!("\n### {name}: {} pods, {} policies\n", all.len(), policies.len());
     println!("| milliseconds | p50 | p99 | max | times | aim |\n|---|---|---|---|---|---|");
 
@@ -157,14 +158,14 @@ fn bench(name: &str, shape: Shape) -> anyhow::Result<()> {
         Ok(())
     })?;
     times.line("policy changed", "p50 0.2, p99 3");
-    let copy = |number: usize| -> Option<NetworkPolicy> {
+    let copy = |number: usize| -> Option<Arc<NetworkPolicy>> {
         let like = policies.get(number * 31 % policies.len())?;
         let name = ObjectName::parse(like.name.namespace.as_str(), &format!("new-{number}")).ok()?;
         // Its peers are those of another policy of the namespace: mostly known, sometimes new.
         let other = policies.get((number * 31 + 1) % policies.len())?;
         let same = other.name.namespace == like.name.namespace;
         let egress = if same { other.egress.clone() } else { like.egress.clone() };
-        Some(NetworkPolicy { name, egress, ..like.clone() })
+        Some(NetworkPolicy { name, egress, ..like.as_ref().clone() }.into())
     };
     let mut times = time(&mut control, CHANGES, |control, number| {
         if let Some(policy) = copy(number) {

@@ -5,6 +5,7 @@
 //! [`Control::tidy`]; a measurement that leaves it out measures tables that only grow.
 
 use std::num::NonZero;
+use std::sync::Arc;
 
 use podgate_config::model::{Cluster, NetworkPolicy, PolicyPort, Protocol};
 use podgate_control::compiler::Limits;
@@ -86,7 +87,7 @@ impl Control {
 
 /// The policy with another TCP port in its first rule.
 #[must_use]
-pub fn changed(policy: &NetworkPolicy, port: u16) -> NetworkPolicy {
+pub fn changed(policy: &NetworkPolicy, port: u16) -> Arc<NetworkPolicy> {
     let mut policy = policy.clone();
     let rule = [&mut policy.ingress, &mut policy.egress].into_iter().flatten().flatten().next();
     if let (Some(rule), Some(port)) = (rule, NonZero::new(port))
@@ -94,5 +95,5 @@ pub fn changed(policy: &NetworkPolicy, port: u16) -> NetworkPolicy {
     {
         rule.ports = vec![port];
     }
-    policy
+    policy.into()
 }

@@ -53,7 +53,7 @@ impl Format {
 #[must_use]
 pub fn objects_of(cluster: &Cluster, name: &NamespaceName) -> Vec<Value> {
     let pods = cluster.pods.values().filter(|of| of.name.namespace == *name).map(pod);
-    let policies = cluster.policies.values().filter(|of| of.name.namespace == *name).map(policy);
+    let policies = cluster.policies.values().filter(|of| of.name.namespace == *name).map(|of| policy(of));
     cluster.namespaces.get(name).map(namespace).into_iter().chain(pods).chain(policies).collect()
 }
 
@@ -235,7 +235,7 @@ mod tests {
                     match object.value {
                         ObjectValue::Namespace(of) => drop(read.namespaces.insert(of.name().clone(), of)),
                         ObjectValue::Pod(of) => drop(read.pods.insert(of.name.clone(), *of)),
-                        ObjectValue::NetworkPolicy(of) => drop(read.policies.insert(of.name.clone(), *of)),
+                        ObjectValue::NetworkPolicy(of) => drop(read.policies.insert(of.name.clone(), of)),
                         ObjectValue::Node(of) => panic!("a node {:?}", of.name),
                     }
                 }

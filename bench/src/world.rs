@@ -98,7 +98,7 @@ impl Maker {
         }
         for policy in 0..self.shape.policies {
             let policy = self.policy(&name, policy)?;
-            cluster.policies.insert(policy.name.clone(), policy);
+            cluster.policies.insert(policy.name.clone(), policy.into());
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ fn examine(bytes: &[u8]) {
             ObjectValue::Node(_) => {}
             ObjectValue::NetworkPolicy(policy) => {
                 assert!(policy.ingress.is_some() || policy.egress.is_some(), "isolates in no direction");
-                cluster.policies.insert(policy.name.clone(), policy.as_ref().clone());
+                cluster.policies.insert(policy.name.clone(), policy.clone());
             }
         }
     }

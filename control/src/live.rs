@@ -8,6 +8,7 @@
 //! [`Live::settle`] tries a new one, which is told everything.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use podgate_config::model::policy::NetworkPolicy;
 use podgate_config::model::{Cluster, Namespace, NamespaceName, Node, NodeName, ObjectName, Pod};
@@ -99,12 +100,12 @@ impl Live {
     }
 
     /// A policy is there, or gone.
-    pub fn set_policy(&mut self, name: &ObjectName, policy: Option<&NetworkPolicy>) {
+    pub fn set_policy(&mut self, name: &ObjectName, policy: Option<&Arc<NetworkPolicy>>) {
         match policy {
             Some(policy) => {
                 self.cluster.policies.insert(name.clone(), policy.clone());
                 if let Some(compiler) = self.told() {
-                    compiler.set_policy(policy.clone().into());
+                    compiler.set_policy(policy.clone());
                 }
             }
             None => {

@@ -84,7 +84,7 @@ fn insert(cluster: &mut Cluster, value: &ObjectValue) {
             cluster.nodes.insert(node.name.clone(), node.clone());
         }
         ObjectValue::NetworkPolicy(policy) => {
-            cluster.policies.insert(policy.name.clone(), policy.as_ref().clone());
+            cluster.policies.insert(policy.name.clone(), policy.clone());
         }
     }
 }

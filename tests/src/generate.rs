@@ -265,7 +265,7 @@ pub fn cluster(c: &mut Choices) -> Cluster {
     }
     for _ in 0..1 + c.below(8) {
         let policy = policy(c);
-        cluster.policies.insert(policy.name.clone(), policy);
+        cluster.policies.insert(policy.name.clone(), policy.into());
     }
     cluster
 }
@@ -304,7 +304,7 @@ pub fn crowd(c: &mut Choices) -> Cluster {
                 rules.push(Rule { ports: vec![port], peers: vec![peer] });
             }
         }
-        cluster.policies.insert(policy.name.clone(), policy);
+        cluster.policies.insert(policy.name.clone(), policy.into());
     }
     cluster
 }
@@ -356,7 +356,7 @@ pub fn change(c: &mut Choices, cluster: &mut Cluster) -> String {
         (6 | 7, ..) => {
             let policy = policy(c);
             let what = format!("set policy {}", policy.name);
-            cluster.policies.insert(policy.name.clone(), policy);
+            cluster.policies.insert(policy.name.clone(), policy.into());
             what
         }
         (8, ..) => {

@@ -45,7 +45,7 @@ fn smaller(cluster: &Cluster) -> Vec<Cluster> {
     for (name, policy) in &cluster.policies {
         for policy in smaller_policies(policy) {
             without(&|c| {
-                c.policies.insert(name.clone(), policy.clone());
+                c.policies.insert(name.clone(), policy.clone().into());
             });
         }
     }

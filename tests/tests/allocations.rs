@@ -48,7 +48,7 @@ fn a_warm_worker_allocates_nothing() {
             ingress: Some(vec![Rule { ports: vec![PolicyPort::all(Protocol::Udp)], peers: vec![] }]),
             egress: None,
         };
-        cluster.policies.insert(deny.name.clone(), deny);
+        cluster.policies.insert(deny.name.clone(), deny.into());
         rig.publish(&cluster);
         let [a, b, _] = ports;
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();

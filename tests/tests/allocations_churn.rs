@@ -72,7 +72,7 @@ fn first_cluster() -> Cluster {
     let mut cluster = Cluster::default();
     (1..=PODS).map(pod).for_each(|pod| drop(cluster.pods.insert(pod.name.clone(), pod)));
     for policy in (0..POLICIES).map(|number| policy(number, 80)) {
-        cluster.policies.insert(policy.name.clone(), policy);
+        cluster.policies.insert(policy.name.clone(), policy.into());
     }
     cluster
 }
@@ -95,7 +95,7 @@ fn change(cluster: &mut Cluster, number: u64) {
         }
         _ => {
             let policy = policy(place % POLICIES, 1000 + number as u16);
-            cluster.policies.insert(policy.name.clone(), policy);
+            cluster.policies.insert(policy.name.clone(), policy.into());
         }
     }
 }

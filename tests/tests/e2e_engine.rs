@@ -202,7 +202,7 @@ fn forward_tcp_and_obey(gateway: &mut Gateway, a: &str, b: &str) {
     }
     // Deny: the next connection obeys, and established ones are cut.
     let deny = deny_ingress(Selector::everything());
-    gateway.cluster.policies.insert(deny.name.clone(), deny);
+    gateway.cluster.policies.insert(deny.name.clone(), deny.into());
     gateway.publish();
     for address in ["10.244.0.2", "fd00:10:244::2"] {
         assert!(!ping(a, address));

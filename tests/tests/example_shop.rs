@@ -43,7 +43,7 @@ fn shop() -> Cluster {
                     cluster.nodes.insert(node.name.clone(), node);
                 }
                 ObjectValue::NetworkPolicy(policy) => {
-                    cluster.policies.insert(policy.name.clone(), *policy);
+                    cluster.policies.insert(policy.name.clone(), policy);
                 }
             }
         }

@@ -104,7 +104,7 @@ impl World {
             let ingress = self.random.random_bool(0.6).then(|| rules.clone());
             let egress = (ingress.is_none() || self.random.random_bool(0.3)).then_some(rules);
             let object = NetworkPolicy { name: policy.clone(), pods: app(target), ingress, egress };
-            self.cluster.policies.insert(policy, object);
+            self.cluster.policies.insert(policy, object.into());
         }
         self.publish();
     }

@@ -287,7 +287,7 @@ impl Simulation {
                 ingress,
                 egress,
             };
-            self.cluster.policies.insert(policy.name.clone(), policy);
+            self.cluster.policies.insert(policy.name.clone(), policy.into());
         }
         self.publish();
     }

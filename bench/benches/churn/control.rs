@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -50,7 +51,7 @@ enum Undo {
 pub struct Churn {
     pub control: Control,
     pods: Vec<Pod>,
-    policies: Vec<NetworkPolicy>,
+    policies: Vec<Arc<NetworkPolicy>>,
     /// By place in `pods`.
     deliveries: Vec<Delivery>,
     undo: VecDeque<Undo>,

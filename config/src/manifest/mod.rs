@@ -22,6 +22,8 @@ mod review;
 mod tests;
 pub(crate) mod yaml;
 
+use std::sync::Arc;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -87,7 +89,7 @@ pub enum ObjectValue {
     /// v1 Node.
     Node(Node),
     /// networking.k8s.io/v1 NetworkPolicy.
-    NetworkPolicy(Box<NetworkPolicy>),
+    NetworkPolicy(Arc<NetworkPolicy>),
 }
 
 /// A valid object and where it stands.
@@ -179,7 +181,7 @@ fn decode_object(
             pod::pod(&mut reader, object).map(|pod| ObjectValue::Pod(Box::new(pod))).into_iter().collect()
         }
         ("networking.k8s.io/v1", "NetworkPolicy") => policy::policy(&mut reader, object)
-            .map(|policy| ObjectValue::NetworkPolicy(Box::new(policy)))
+            .map(|policy| ObjectValue::NetworkPolicy(policy.into()))
             .into_iter()
             .collect(),
         ("apps/v1", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") | ("batch/v1", "Job") => {

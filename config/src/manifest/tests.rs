@@ -31,7 +31,7 @@ fn policy(spec: &str) -> String {
 
 fn one_policy(spec: &str) -> crate::model::NetworkPolicy {
     match good(&policy(spec)).remove(0) {
-        ObjectValue::NetworkPolicy(policy) => *policy,
+        ObjectValue::NetworkPolicy(policy) => policy.as_ref().clone(),
         other => panic!("{other:?}"),
     }
 }
@@ -57,7 +57,7 @@ fn cluster(text: &str) -> Cluster {
                 cluster.nodes.insert(node.name.clone(), node);
             }
             ObjectValue::NetworkPolicy(policy) => {
-                cluster.policies.insert(policy.name.clone(), *policy);
+                cluster.policies.insert(policy.name.clone(), policy);
             }
         }
     }
@@ -115,7 +115,7 @@ fn a_number_that_is_an_integer_is_one() {
         ("6_5.", "TCP/65"),
     ] {
         let ObjectValue::NetworkPolicy(policy) = good(&port(text)).remove(0) else { panic!("{text}") };
-        assert_eq!(policy.ingress.unwrap()[0].ports[0].to_string(), expected, "{text}");
+        assert_eq!(policy.ingress.as_ref().unwrap()[0].ports[0].to_string(), expected, "{text}");
     }
     for text in ["80.5", "1e9", "1e-3", "-80.0", "0.0", ".inf", ".nan", "1e400"] {
         assert!(bad(&port(text)).contains("expected a port number from 1 to 65535"), "{text}");

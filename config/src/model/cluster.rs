@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::labels::Labels;
 use super::name::{NamespaceName, NodeName, ObjectName};
@@ -21,8 +22,8 @@ pub struct Cluster {
     pub pods: BTreeMap<ObjectName, Pod>,
     /// By name.
     pub nodes: BTreeMap<NodeName, Node>,
-    /// By namespace and name.
-    pub policies: BTreeMap<ObjectName, NetworkPolicy>,
+    /// By namespace and name. Shared with whoever compiles them.
+    pub policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
 }
 
 impl Cluster {

@@ -43,7 +43,6 @@ mod terms;
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use podgate_config::model::{Cluster, NamespaceName, NodeName, ObjectName, Pod};
 use podgate_dataplane::policy::{Delivery, Direction, HashSeed, PolicyTables, TablesWriter, WriteError};
@@ -275,7 +274,7 @@ impl Compiler {
             self.set_namespace(name, Some(namespace));
         }
         for policy in cluster.policies.values() {
-            self.set_policy(Arc::new(policy.clone()));
+            self.set_policy(policy.clone());
         }
         for pod in cluster.pods.values() {
             self.set_pod(pod, judged(pod), delivery(pod));

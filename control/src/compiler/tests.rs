@@ -669,7 +669,7 @@ fn hits_and_origins_outlive_their_programs() {
     assert!(verdict.allowed());
     tables.count(0, verdict);
     for generation in 2..10 {
-        compiler.set_policy(policy(&format!("TCP/{generation}")).into());
+        compiler.set_policy(policy(&format!("TCP/{generation}")));
         compiler.settle().unwrap();
         compiler.published(generation);
         while compiler.reap_program(generation, 0) {}
@@ -685,7 +685,7 @@ fn hits_and_origins_outlive_their_programs() {
     assert_eq!(compiler.isolating_then(verdict.program, 0), None, "before all");
     assert_eq!(compiler.policy_state(&object("x/web")), Some((1, Some(9))));
     compiler.remove_policy(&object("x/web"));
-    compiler.set_policy(policy("TCP/80").into());
+    compiler.set_policy(policy("TCP/80"));
     compiler.settle().unwrap();
     let hits = compiler.policy_hits();
     assert_eq!(

@@ -129,7 +129,7 @@ impl World {
         egress: Option<Vec<Rule>>,
     ) -> Self {
         let policy = NetworkPolicy { name: object(name), pods: selector(pods), ingress, egress };
-        self.0.policies.insert(policy.name.clone(), policy);
+        self.0.policies.insert(policy.name.clone(), policy.into());
         self
     }
 

@@ -385,7 +385,9 @@ impl World {
                 if verdict.allowed() {
                     self.name_origin(&mut side, direction, peer, verdict, destination_pod);
                 } else {
-                    let policies = isolating.iter().filter_map(|&name| self.cluster().policies.get(name));
+                    let policies = isolating
+                        .iter()
+                        .filter_map(|&name| Some(self.cluster().policies.get(name)?.as_ref()));
                     let denied = Denied {
                         direction,
                         peer: peer.address,

@@ -227,7 +227,7 @@ mod tests {
                         let state = self.world.live().compiler().policy_state(name);
                         self.unpublished.entry(name.clone()).or_insert(state.and_then(|(_, since)| since));
                         let policy = value.and_then(|value| match value {
-                            ObjectValue::NetworkPolicy(policy) => Some(&**policy),
+                            ObjectValue::NetworkPolicy(policy) => Some(policy),
                             _ => None,
                         });
                         self.world.live_mut().set_policy(name, policy);

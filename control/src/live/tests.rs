@@ -13,7 +13,7 @@ fn one_program() -> Live {
     Live::new(Limits { program_words: 32, ..Limits::default() }, 1)
 }
 
-fn policy(name: &str, port: &str) -> NetworkPolicy {
+fn policy(name: &str, port: &str) -> Arc<NetworkPolicy> {
     let world = World::default().policy(name, "pod=a", Some(vec![rule(&[port], &[own("pod=b")])]), None);
     world.0.policies[&object(name)].clone()
 }

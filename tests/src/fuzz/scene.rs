@@ -94,7 +94,7 @@ fn cluster(specs: &[&str]) -> Cluster {
     for object in decoded.objects {
         match object.value {
             ObjectValue::NetworkPolicy(policy) => {
-                drop(cluster.policies.insert(policy.name.clone(), *policy));
+                drop(cluster.policies.insert(policy.name.clone(), policy));
             }
             other => panic!("{other:?}"),
         }

@@ -183,7 +183,7 @@ impl Town {
         match c.below(20) {
             0..=8 => {
                 let policy = policy(c, name.clone());
-                self.cluster.policies.insert(name.clone(), policy);
+                self.cluster.policies.insert(name.clone(), policy.into());
                 format!("{name} set")
             }
             9..=12 => {
@@ -203,7 +203,7 @@ impl Town {
             _ => {
                 let elsewhere = ObjectName::parse("elsewhere", "policy").unwrap();
                 let policy = policy(c, elsewhere.clone());
-                self.cluster.policies.insert(elsewhere, policy);
+                self.cluster.policies.insert(elsewhere, policy.into());
                 "another namespace's policy set".to_owned()
             }
         }

@@ -54,7 +54,7 @@ impl Case {
 
     /// Puts a policy in force besides those there are.
     pub fn policy(&mut self, policy: NetworkPolicy) {
-        self.cluster.policies.insert(policy.name.clone(), policy);
+        self.cluster.policies.insert(policy.name.clone(), policy.into());
         self.rig.publish(&self.cluster);
     }
 

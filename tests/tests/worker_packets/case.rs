@@ -168,14 +168,15 @@ impl Case {
     /// Another policy comes into force.
     #[track_caller]
     pub fn policy(&mut self, policy: NetworkPolicy) {
-        self.cluster.policies.insert(policy.name.clone(), policy);
+        self.cluster.policies.insert(policy.name.clone(), policy.into());
         self.publish();
     }
 
     /// These policies come into force, and no other.
     #[track_caller]
     pub fn policies(&mut self, policies: impl IntoIterator<Item = NetworkPolicy>) {
-        self.cluster.policies = policies.into_iter().map(|policy| (policy.name.clone(), policy)).collect();
+        self.cluster.policies =
+            policies.into_iter().map(|policy| (policy.name.clone(), policy.into())).collect();
         self.publish();
     }
 
