@@ -7,7 +7,7 @@
 //! A compiler that failed is asked about its tables as long as workers judge by them. It is told nothing more: each
 //! [`Live::settle`] tries a new one, which is told everything.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use podgate_config::model::policy::NetworkPolicy;
@@ -23,7 +23,7 @@ const RECLAIM_AT_ONCE: usize = 512;
 pub struct Live {
     cluster: Cluster,
     /// Whether a pod's own directions are judged here, and where it is delivered.
-    placed: BTreeMap<ObjectName, (bool, Delivery)>,
+    placed: HashMap<ObjectName, (bool, Delivery)>,
     compiler: Compiler,
     /// Compilers of tables in use, each with the last generation that it made.
     before: Vec<(Compiler, u64)>,
@@ -40,7 +40,7 @@ impl Live {
     pub fn new(limits: Limits, workers: usize) -> Self {
         Self {
             cluster: Cluster::default(),
-            placed: BTreeMap::new(),
+            placed: HashMap::new(),
             compiler: Compiler::new(&limits, workers),
             before: Vec::new(),
             tables: PolicyTables::empty(),

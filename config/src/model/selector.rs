@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::labels::{LabelKey, LabelValue, Labels};
@@ -54,9 +55,35 @@ pub enum InvalidSelector {
     ValuesMissing(&'static str),
 }
 
-/// A label selector: all of its requirements must hold. Sorted, each requirement once. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Selector(Arc<BTreeSet<Requirement>>);
+/// A label selector: all of its requirements must hold. Sorted, each requirement once. Cheap to clone and to hash.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Selector(Arc<Requirements>);
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Requirements {
+    all: BTreeSet<Requirement>,
+    /// Of `all`: who compiles policies looks each selector up several times.
+    hash: u64,
+}
+
+impl From<BTreeSet<Requirement>> for Selector {
+    fn from(all: BTreeSet<Requirement>) -> Self {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&all);
+        Self(Arc::new(Requirements { all, hash }))
+    }
+}
+
+impl Default for Selector {
+    fn default() -> Self {
+        BTreeSet::new().into()
+    }
+}
+
+impl Hash for Selector {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.hash);
+    }
+}
 
 impl Selector {
     /// The empty selector, which selects everything.
@@ -82,34 +109,34 @@ impl Selector {
                 _ => {}
             }
         }
-        Ok(Self(requirements.into()))
+        Ok(requirements.into())
     }
 
     /// Whether `labels` meet every requirement.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.0.iter().all(|requirement| requirement.matches(labels))
+        self.0.all.iter().all(|requirement| requirement.matches(labels))
     }
 
     /// Whether this selects everything.
     #[must_use]
     pub fn is_everything(&self) -> bool {
-        self.0.is_empty()
+        self.0.all.is_empty()
     }
 
     /// The requirements, sorted.
     pub fn requirements(&self) -> impl ExactSizeIterator<Item = &Requirement> {
-        self.0.iter()
+        self.0.all.iter()
     }
 }
 
 impl fmt::Display for Selector {
     /// In the notation of `kubectl -l`: `app in (a,b),!legacy`; `{}` for everything.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
+        if self.0.all.is_empty() {
             return f.write_str("{}");
         }
-        for (i, Requirement { key, operator }) in self.0.iter().enumerate() {
+        for (i, Requirement { key, operator }) in self.0.all.iter().enumerate() {
             if i > 0 {
                 f.write_str(",")?;
             }

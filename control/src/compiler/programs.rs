@@ -39,7 +39,7 @@ pub(super) struct Program {
 }
 
 struct Row {
-    key: Box<[u32]>,
+    key: Arc<[u32]>,
     terms: Box<[u32]>,
     ranges: Option<u32>,
     uses: usize,
@@ -61,7 +61,7 @@ pub(super) struct Programs {
     by_key: Map<Arc<[u32]>, u32>,
     idle: std::collections::VecDeque<(u32, u64)>,
     rows: Map<RowRef, Row>,
-    rows_by_key: Map<Box<[u32]>, RowRef>,
+    rows_by_key: Map<Arc<[u32]>, RowRef>,
     range_sets: super::lists::Slab<RangeSet>,
     ranges_by_blocks: Map<Box<[u32]>, u32>,
     /// Networks of 4096 IPv4 or 2^64 IPv6 addresses that had a pod.
@@ -344,7 +344,7 @@ impl Compiler {
         }
         let terms: Box<[u32]> = terms.as_slice().into();
         terms.iter().for_each(|&term| self.terms.enter_row(term, row));
-        let key: Box<[u32]> = key.as_slice().into();
+        let key: Arc<[u32]> = key.as_slice().into();
         self.programs.rows_by_key.insert(key.clone(), row);
         self.programs.rows.insert(row, Row { key, terms, ranges, uses: 0 });
         Ok(row)
