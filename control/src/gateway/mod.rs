@@ -13,9 +13,9 @@
 //!
 //! [`resolve`](mod@resolve) says whose an address is, [`identity`] tells a pod from its successor, [`kernel`] follows what
 //! the node's kernel knows, [`neighbours`] whom it is asked to find, [`ports`] what is wanted and open, [`survey`] what has
-//! changed about it, [`routes`] what leads where, [`publish`] compiles and publishes, [`generations`] knows which are in use, [`pace`] when to act.
-//! [`review`] says what does not fit together, [`limits`] who comes close to one, [`standing`] how each policy is, [`flows`]
-//! what became of a connection, and [`handle`] is how others ask.
+//! changed about it, [`routes`] what leads where, [`publish`] compiles and publishes, [`generations`] knows which are in use,
+//! [`pace`] when to act. [`review`] says what does not fit together, [`limits`] who comes close to one, [`standing`] how each
+//! policy is, [`flows`] what became of a connection, and [`handle`] is how others ask.
 
 pub mod devices;
 pub mod drops;
