@@ -92,27 +92,10 @@ pub fn write_settings(options: &GatewayOptions) -> io::Result<()> {
     state::replace(&state::file("gateway.yaml"), text.as_bytes())
 }
 
-/// The CPUs that none of so many workers will run on, as a mask in the form of the kernel's `rps_cpus`; none if all have one.
-pub fn cpus_without_workers(workers: Option<u8>) -> Option<String> {
-    let cpus = usable_cpus().ok()?;
-    mask(cpus.get(usize::from(workers?)..)?)
-}
-
 /// Queues of an external's wire with so many workers: one for each, so that they share an uplink as they share a network card.
 pub fn uplink_queues(workers: Option<u8>) -> u32 {
     let workers = workers.map_or_else(|| usable_cpus().map_or(1, |cpus| cpus.len()), usize::from);
     workers.clamp(1, MOST_UPLINK_QUEUES) as u32
-}
-
-/// Hexadecimal, groups of 32 bits separated by commas, the highest first.
-fn mask(cpus: &[usize]) -> Option<String> {
-    let mut groups = vec![0u32; cpus.iter().max()? / 32 + 1];
-    for cpu in cpus {
-        if let Some(group) = groups.get_mut(cpu / 32) {
-            *group |= 1 << (cpu % 32);
-        }
-    }
-    Some(groups.iter().rev().map(|group| format!("{group:08x}")).collect::<Vec<_>>().join(","))
 }
 
 fn quote(text: &str) -> String {
@@ -269,17 +252,4 @@ pub fn last_words() -> String {
 #[must_use]
 pub fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Connect { .. }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masks_of_cpus() {
-        assert_eq!(mask(&[]), None);
-        assert_eq!(mask(&[1]).as_deref(), Some("00000002"));
-        assert_eq!(mask(&[0, 2, 33]).as_deref(), Some("00000002,00000005"));
-        assert_eq!(cpus_without_workers(None), None);
-    }
 }

@@ -203,13 +203,8 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
     state.write()?;
     gateway::write_settings(&gateway_options)?;
     gateway::mount_pins().context("mount the lab's bpffs")?;
-    let node = Node::create(
-        &plan.node_addresses,
-        options.mtu,
-        gateway::cpus_without_workers(options.workers),
-        gateway::uplink_queues(options.workers),
-    )
-    .await?;
+    let node =
+        Node::create(&plan.node_addresses, options.mtu, gateway::uplink_queues(options.workers)).await?;
     let lab = slot.insert(Lab {
         options,
         chosen,

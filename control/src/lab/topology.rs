@@ -2,13 +2,15 @@
 //!
 //! The node's ends have IPv6 switched off and no address: whatever comes in there belongs to the gateway, and the
 //! kernel must neither answer nor chatter on a pod's wire. Nothing here routes to a pod; the only way to one is
-//! through the gateway. The pods' ends are as a container runtime leaves them, with their default offloads; only their
-//! receive work is steered to CPUs that no worker runs on, where there are any.
+//! through the gateway. The pods' ends have the offloads that a container runtime leaves them, and receive in larger portions:
+//! see `receive_in_portions`.
 
 use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
+
+use podgate_dataplane::af_xdp::{self, Interface, Offload};
 
 use super::plan::{External, GATEWAY_V4, GATEWAY_V6, HOSTS_MARK, LabPod, NODE_NAMESPACE};
 use super::state::ETC_NETNS;
@@ -24,23 +26,15 @@ pub struct Node {
     namespace: Namespace,
     netlink: Netlink,
     mtu: u16,
-    receive_cpus: Option<String>,
     uplink_queues: u32,
 }
 
 impl Node {
-    /// Makes the node's namespace with its addresses. `receive_cpus`: the mask of CPUs that pods' own network stacks receive
-    /// on (Documentation/networking/scaling.rst, RPS); without one they receive where the sender runs, which is on a worker.
-    /// `uplink_queues`: those of an external's wire each way; a pod's has one.
+    /// Makes the node's namespace with its addresses. `uplink_queues`: those of an external's wire each way; a pod's has one.
     ///
     /// # Errors
     /// The kernel's; EEXIST if the namespace exists.
-    pub async fn create(
-        addresses: &[IpAddr],
-        mtu: u16,
-        receive_cpus: Option<String>,
-        uplink_queues: u32,
-    ) -> Result<Self, NetlinkError> {
+    pub async fn create(addresses: &[IpAddr], mtu: u16, uplink_queues: u32) -> Result<Self, NetlinkError> {
         let namespace = Namespace::create(NODE_NAMESPACE)?;
         prepare_ipv6(&namespace)?;
         let netlink = Netlink::connect_in(&namespace)?;
@@ -48,7 +42,7 @@ impl Node {
         for address in addresses {
             netlink.add_address(loopback.index, *address, full_length(*address)).await?;
         }
-        Ok(Self { namespace, netlink, mtu, receive_cpus, uplink_queues })
+        Ok(Self { namespace, netlink, mtu, uplink_queues })
     }
 
     /// The node's namespace.
@@ -114,10 +108,6 @@ impl Node {
         addresses: &[IpAddr],
     ) -> Result<(Link, Link), NetlinkError> {
         prepare_ipv6(namespace)?;
-        if let Some(mask) = &self.receive_cpus {
-            // Kernels before 6.3 have no such setting of the namespace's own. It is for speed, the lab works without.
-            let _ = namespace.run(|| write_sysctl("net/core/rps_default_mask", mask))?;
-        }
         let inside = Netlink::connect_in(namespace)?;
         loopback_up(&inside).await?;
         let uplink = interface.starts_with("up-");
@@ -145,6 +135,9 @@ impl Node {
             self.netlink.set_up(near.index).await?;
         }
         inside.set_up(far.index).await?;
+        if let Err(error) = self.receive_in_portions(namespace, interface) {
+            tracing::warn!(interface, "{error}; TCP into this namespace will be slower than it could be");
+        }
         for gateway in [IpAddr::from(GATEWAY_V4), IpAddr::from(GATEWAY_V6)] {
             if addresses.iter().any(|address| address.is_ipv4() == gateway.is_ipv4()) {
                 inside.add_route(&Route::default_by(gateway, far.index)).await?;
@@ -152,6 +145,28 @@ impl Node {
         }
         Ok((near, far))
     }
+
+    /// Has the far end put TCP segments together before its stack sees them (GRO), in a kernel thread of its own, so that
+    /// there is more than one at a time. Otherwise each packet goes through the stack alone, on the worker's core, inside the
+    /// system call by which the worker sent it, and every second one is acknowledged by a packet back through the gateway.
+    /// A veth end does so only for packets of a device that does not segment itself, so that goes off at the near end; the
+    /// gateway never has it do so. The far end must be up: it has nothing to make a thread for otherwise.
+    fn receive_in_portions(&self, namespace: &Namespace, interface: &str) -> Result<(), PortionsError> {
+        self.namespace
+            .run(|| Interface::by_name(interface)?.set_offload(Offload::TcpSegmentation, false))??;
+        namespace.run(|| Interface::by_name(POD_INTERFACE)?.set_offload(Offload::GenericReceive, true))??;
+        namespace.write_device_attribute(POD_INTERFACE, "threaded", "1")?;
+        Ok(())
+    }
+}
+
+/// Why a wire's far end receives packet by packet.
+#[derive(Debug, thiserror::Error)]
+enum PortionsError {
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Offload(#[from] af_xdp::Error),
 }
 
 /// Addresses must be usable at once: nobody else can have one that a lab assigned.

@@ -152,6 +152,29 @@ impl Namespace {
         })
     }
 
+    /// Writes an attribute of a device of this namespace, as /sys/class/net has it.
+    ///
+    /// # Errors
+    /// ENOENT if there is no such device or attribute, EINVAL if the kernel refuses the value, EPERM without CAP_SYS_ADMIN.
+    pub fn write_device_attribute(
+        &self,
+        interface: &str,
+        attribute: &str,
+        value: &str,
+    ) -> Result<(), NetlinkError> {
+        let write = || -> io::Result<()> {
+            // sysfs shows the network namespace of whoever mounted it. This thread, which ends afterwards, gets one of its own.
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+            mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>)?;
+            fs::write(Path::new("/sys/class/net").join(interface).join(attribute), value)
+        };
+        self.run(write)?.map_err(|error| {
+            NetlinkError::new(format!("set {attribute} of the interface {interface} to {value}"), error)
+        })
+    }
+
     /// Another handle to the same namespace.
     ///
     /// # Errors

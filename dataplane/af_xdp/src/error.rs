@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::interface::Offload;
+
 /// Why an operation of this crate failed. The text names the thing, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,6 +59,18 @@ pub enum Error {
     QueuesUnknown {
         /// The device.
         interface: String,
+        /// ethtool's answer.
+        source: io::Error,
+    },
+    /// An offload could not be switched.
+    #[error("interface {interface}: cannot switch {offload} {}: {source}", if *.on { "on" } else { "off" })]
+    Offload {
+        /// The device.
+        interface: String,
+        /// Which.
+        offload: Offload,
+        /// Whether it should have been on.
+        on: bool,
         /// ethtool's answer.
         source: io::Error,
     },

@@ -1,4 +1,4 @@
-//! Network devices: name, index and the number of active queues.
+//! Network devices: name, index, the number of active queues, and offloads that decide how fast packets are received.
 //!
 //! Everything is looked up in the network namespace of the calling thread.
 
@@ -35,8 +35,37 @@ impl std::fmt::Display for ActiveQueues {
 
 /// `ETHTOOL_GCHANNELS`, include/uapi/linux/ethtool.h.
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// `ETHTOOL_STSO`, include/uapi/linux/ethtool.h.
+const ETHTOOL_STSO: u32 = 0x1f;
+/// `ETHTOOL_SGRO`, include/uapi/linux/ethtool.h.
+const ETHTOOL_SGRO: u32 = 0x2c;
 /// `SIOCETHTOOL`, include/uapi/linux/sockios.h.
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
+
+/// What a device may do in place of the protocol stack, as `ethtool -K` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offload {
+    /// `gro`: received TCP segments that follow one another are put together before the stack sees them.
+    GenericReceive,
+    /// `tso`: the device takes TCP segments larger than its MTU.
+    TcpSegmentation,
+}
+
+impl std::fmt::Display for Offload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Offload::GenericReceive => "gro",
+            Offload::TcpSegmentation => "tso",
+        })
+    }
+}
+
+/// `struct ethtool_value`, include/uapi/linux/ethtool.h.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
 
 /// `struct ethtool_channels`, include/uapi/linux/ethtool.h.
 #[repr(C)]
@@ -52,6 +81,11 @@ struct EthtoolChannels {
     other_count: u32,
     combined_count: u32,
 }
+
+/// Structs of integers that have the kernel's layout for the ethtool commands that their first fields can name.
+trait EthtoolCommand {}
+impl EthtoolCommand for EthtoolValue {}
+impl EthtoolCommand for EthtoolChannels {}
 
 impl Interface {
     /// Looks a device up.
@@ -113,23 +147,45 @@ impl Interface {
         Error::QueuesUnknown { interface: self.name.clone(), source }
     }
 
+    /// Switches an offload on or off, as `ethtool -K` does.
+    ///
+    /// # Errors
+    /// [`Error::Offload`]: EPERM without CAP_NET_ADMIN, EOPNOTSUPP if the driver has it fixed.
+    pub fn set_offload(&self, offload: Offload, on: bool) -> Result<(), Error> {
+        let cmd = match offload {
+            Offload::GenericReceive => ETHTOOL_SGRO,
+            Offload::TcpSegmentation => ETHTOOL_STSO,
+        };
+        self.ethtool(&mut EthtoolValue { cmd, data: u32::from(on) }).map_err(|source| Error::Offload {
+            interface: self.name.clone(),
+            offload,
+            on,
+            source,
+        })
+    }
+
     fn channels(&self) -> io::Result<EthtoolChannels> {
+        let mut channels = EthtoolChannels { cmd: ETHTOOL_GCHANNELS, ..Default::default() };
+        self.ethtool(&mut channels)?;
+        Ok(channels)
+    }
+
+    fn ethtool<T: EthtoolCommand>(&self, command: &mut T) -> io::Result<()> {
         // SAFETY: no memory is passed.
         let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
         // SAFETY: a descriptor just made and owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut channels = EthtoolChannels { cmd: ETHTOOL_GCHANNELS, ..Default::default() };
         // SAFETY: a C struct of integers, arrays and a union of such; all zero is valid.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         // One byte stays 0: names have at most 15 bytes.
         let last = request.ifr_name.len() - 1;
         let name = request.ifr_name.iter_mut().take(last);
         name.zip(self.name.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
-        request.ifr_ifru.ifru_data = (&raw mut channels).cast();
-        // SAFETY: `request` and the `channels` it points to outlive the call, and have the layout that this ioctl and
-        // ethtool command expect.
+        request.ifr_ifru.ifru_data = std::ptr::from_mut(command).cast();
+        // SAFETY: `request` and the `command` it points to outlive the call. It is an `EthtoolCommand`, so the
+        // kernel writes within it, and integers alone.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) })?;
-        Ok(channels)
+        Ok(())
     }
 
     fn queues_in_sysfs(&self) -> Option<ActiveQueues> {

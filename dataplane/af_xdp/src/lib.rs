@@ -89,7 +89,7 @@ pub use bpf::steering::Steering;
 pub use error::Error;
 pub use features::Features;
 pub use frame::{Frame, FrameChain, MAX_CHAIN, Slices};
-pub use interface::{ActiveQueues, Interface};
+pub use interface::{ActiveQueues, Interface, Offload};
 pub use pool::{FrameLedger, FramePool};
 pub use queues::{Abilities, Faults, Queues, Refusal, Refused, TxChecksum};
 pub use region::{CHUNK_ROOM, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, Region};
