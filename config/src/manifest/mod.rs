@@ -9,7 +9,7 @@
 //! Workloads are expanded to pods by their templates here, so nobody behind this module knows of them. A workload
 //! that came from a server (it has a uid) is skipped instead: its pods come along as pods.
 //!
-//! [`review()`] looks at all objects together, [`assign_addresses`] gives pods without an address one.
+//! [`server`] reads the same objects as an API server sends them. [`review()`] looks at all objects together, [`assign_addresses`] gives pods without an address one.
 
 mod addresses;
 mod kinds;
@@ -18,6 +18,7 @@ mod pod;
 mod policy;
 mod reader;
 mod review;
+pub mod server;
 #[cfg(test)]
 mod tests;
 pub(crate) mod yaml;

@@ -31,28 +31,71 @@ pub fn policy(reader: &mut Reader<'_>, object: &Map) -> Option<NetworkPolicy> {
     if let Some((_, meta)) = &name {
         metadata(reader, meta, "metadata", Severity::Error);
     }
+    let Spec { pods, ingress, egress, understood: _ } = spec(reader, object);
+    if reader.failed() {
+        return None;
+    }
+    Some(NetworkPolicy { name: name?.0, pods: pods?, ingress, egress })
+}
+
+/// A policy that a server holds: never refused if its name is understood. A rule that is not understood allows nothing. What
+/// is not understood around the rules may mean anything, so every pod of the namespace is isolated and nothing is allowed.
+pub fn policy_of_server(reader: &mut Reader<'_>, object: &Map) -> Option<NetworkPolicy> {
+    let (name, _) = named(reader, object)?;
+    if reader.failed() {
+        return None;
+    }
+    Some(match spec(reader, object) {
+        Spec { pods: Some(pods), ingress, egress, understood: true } => {
+            NetworkPolicy { name, pods, ingress, egress }
+        }
+        _ => NetworkPolicy {
+            name,
+            pods: Selector::everything(),
+            ingress: Some(Vec::new()),
+            egress: Some(Vec::new()),
+        },
+    })
+}
+
+/// `spec` of a policy.
+struct Spec {
+    /// `None` if there is none to be had of it.
+    pods: Option<Selector>,
+    /// The rules that are understood; `None` if it does not isolate in that direction.
+    ingress: Option<Vec<Rule>>,
+    egress: Option<Vec<Rule>>,
+    /// Whether everything besides single rules is.
+    understood: bool,
+}
+
+fn spec(reader: &mut Reader<'_>, object: &Map) -> Spec {
     let empty = Map::default();
+    let begin = reader.errors();
     let spec = match object.get("spec") {
         Some(spec) => reader.map(spec, "spec").unwrap_or(&empty),
         None => &empty,
     };
     reader.unknown(spec, "spec", &["podSelector", "ingress", "egress", "policyTypes"], Severity::Error);
+    let ingress = reader.optional_list(spec, INGRESS.section, "spec");
+    let egress = reader.optional_list(spec, EGRESS.section, "spec");
     let pods = match spec.get("podSelector") {
         Some(value) => selector(reader, value, "spec.podSelector"),
         None => Some(Selector::everything()),
     };
-    let ingress = rules(reader, spec, &INGRESS);
-    let egress = rules(reader, spec, &EGRESS);
+    let understood = reader.errors() == begin;
+
+    let ingress_rules = rules(reader, ingress, &INGRESS);
+    let egress_rules = rules(reader, egress, &EGRESS);
+
+    let begin = reader.errors();
     let (in_ingress, in_egress) = policy_types(reader, spec, !egress.is_empty());
-    if reader.failed() {
-        return None;
+    Spec {
+        pods,
+        ingress: in_ingress.then_some(ingress_rules),
+        egress: in_egress.then_some(egress_rules),
+        understood: understood && reader.errors() == begin,
     }
-    Some(NetworkPolicy {
-        name: name?.0,
-        pods: pods?,
-        ingress: in_ingress.then_some(ingress),
-        egress: in_egress.then_some(egress),
-    })
 }
 
 /// In which directions it isolates. Left out: ingress, and egress if there are egress rules.
@@ -77,13 +120,14 @@ fn policy_types(reader: &mut Reader<'_>, spec: &Map, egress_rules: bool) -> (boo
     (ingress, egress)
 }
 
-fn rules(reader: &mut Reader<'_>, spec: &Map, direction: &Direction) -> Vec<Rule> {
-    let list = reader.optional_list(spec, direction.section, "spec");
+/// The rules that are understood, each as a whole.
+fn rules(reader: &mut Reader<'_>, list: &[Value], direction: &Direction) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(list.len());
     for (i, value) in list.iter().enumerate() {
         let path = format!("spec.{}[{i}]", direction.section);
         // `- {}` and `-` are the same rule: everything.
         let empty = Map::default();
+        let begin = reader.errors();
         let map = if *value == Value::Null { Some(&empty) } else { reader.map(value, &path) };
         let Some(map) = map else { continue };
         reader.unknown(map, &path, &[direction.peers, "ports"], Severity::Error);
@@ -94,7 +138,9 @@ fn rules(reader: &mut Reader<'_>, spec: &Map, direction: &Direction) -> Vec<Rule
         for (j, value) in reader.optional_list(map, direction.peers, &path).iter().enumerate() {
             rule.peers.extend(peer(reader, value, &format!("{path}.{}[{j}]", direction.peers)));
         }
-        rules.push(rule);
+        if reader.errors() == begin {
+            rules.push(rule);
+        }
     }
     rules
 }
@@ -244,6 +290,7 @@ fn selector(reader: &mut Reader<'_>, value: &Value, path: &str) -> Option<Select
 }
 
 fn expression(reader: &mut Reader<'_>, value: &Value, path: &str) -> Option<Requirement> {
+    let begin = reader.errors();
     let map = reader.map(value, path)?;
     reader.unknown(map, path, &["key", "operator", "values"], Severity::Error);
     let field = join(path, "key");
@@ -290,6 +337,6 @@ fn expression(reader: &mut Reader<'_>, value: &Value, path: &str) -> Option<Requ
         }
     };
     // An invalid value has been reported; a set without it may be empty.
-    (!reader.failed()).then_some(())?;
+    (reader.errors() == begin).then_some(())?;
     Some(Requirement { key: key?, operator })
 }

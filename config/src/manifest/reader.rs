@@ -35,6 +35,11 @@ impl<'a> Reader<'a> {
         self.errors > 0
     }
 
+    /// How many errors were found so far.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
     /// Something that the API server would refuse.
     pub fn error(&mut self, field: &str, message: impl Into<String>) {
         self.errors += 1;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-mod json;
+pub(super) mod json;
 
 /// Deeper nesting is refused; Kubernetes objects stay far below.
 const MAX_DEPTH: usize = 100;
