@@ -1,8 +1,8 @@
 //! `podgate run`: the process around the gateway.
 //!
 //! The order of the start is the order of what may fail without having touched anything: rights, the admin socket's lock
-//! (a second daemon ends here, before it takes a port from the first), the metrics' address, the manifests; only then the
-//! devices. The admin socket answers from the moment the ports are open; manifests with errors do not keep the daemon
+//! (a second daemon ends here, before it takes a port from the first), the metrics' address, the manifests, the settings of
+//! the API server; only then the devices. The admin socket answers from the moment the ports are open; manifests with errors do not keep the daemon
 //! from starting, they keep it closed.
 
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin::server::{AdminSocket, BindError};
 use crate::gateway::options::Options;
 use crate::gateway::{Gateway, StartError};
+use crate::source::kubernetes::{self, Access, AccessError, Timing};
 use crate::source::{self, WatchError};
 use crate::telemetry::http::{self, HttpError};
 
@@ -22,6 +23,8 @@ use crate::telemetry::http::{self, HttpError};
 pub struct DaemonOptions {
     /// The gateway's.
     pub gateway: Options,
+    /// The API server to follow, if one shall be.
+    pub kubernetes: Option<(Access, Timing)>,
     /// The admin socket.
     pub socket: PathBuf,
     /// Where metrics and health are served; `None` for nowhere.
@@ -43,6 +46,9 @@ pub enum DaemonError {
     /// Following files.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// Following an API server.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Devices and workers.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -96,7 +102,11 @@ async fn serve(options: DaemonOptions) -> Result<(), DaemonError> {
     };
     let files = options.gateway.files.clone();
     let source = tokio::task::block_in_place(|| source::follow(files))?;
-    let (gateway, handle) = Gateway::start(options.gateway, source).await?;
+    let api = match options.kubernetes {
+        Some((access, timing)) => Some(tokio::task::block_in_place(|| kubernetes::follow(access, timing))?),
+        None => None,
+    };
+    let (gateway, handle) = Gateway::start(options.gateway, source, api).await?;
     if let Some(listener) = listener {
         tokio::spawn(http::serve(listener, handle.clone()));
     }

@@ -74,9 +74,9 @@ pub struct Problem {
 /// One source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// What kind: `manifests`.
+    /// What kind: `manifests` or `kubernetes`.
     pub kind: String,
-    /// Its paths.
+    /// Its paths, or the API server's address.
     pub paths: Vec<String>,
     /// Whether everything was good at one moment since the start.
     pub synced: bool,
@@ -84,6 +84,9 @@ pub struct SourceStatus {
     pub files: usize,
     /// How many of these are bad now, with their last good state in force.
     pub bad_files: usize,
+    /// How each kind of an API server's objects is followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<KindStatus>,
     /// Seconds since anything in it changed.
     pub changed_seconds_ago: u64,
     /// What is wrong with it now, one line each.
@@ -92,6 +95,40 @@ pub struct SourceStatus {
     pub warnings: Vec<String>,
     /// Documents of kinds that are not ours, by kind.
     pub skipped: BTreeMap<String, usize>,
+}
+
+/// How a kind of an API server's objects is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindStatus {
+    /// `kind` of the objects.
+    pub kind: String,
+    /// Whether all of them were listed once.
+    pub synced: bool,
+    /// Whether the server tells of changes now. If not, what it said last is in force.
+    pub current: bool,
+    /// Objects known.
+    pub objects: usize,
+    /// How often all of them were listed since the start.
+    pub lists: u64,
+    /// Requests and watches that failed since the start.
+    pub failures: u64,
+    /// Why the server does not tell of changes.
+    pub error: Option<String>,
+    /// For how many seconds it has not.
+    pub away_seconds: Option<u64>,
+}
+
+impl KindStatus {
+    /// What is wrong, in one line.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let error = self.error.as_ref()?;
+        let instead = match self.synced {
+            true => "what the API server said last stays in force",
+            false => "the API server has not said anything yet",
+        };
+        let seconds = duration(self.away_seconds.unwrap_or_default());
+        Some(format!("{}: not followed for {seconds}: {error}; {instead}", self.kind))
+    }
 }
 
 /// What is compiled.
@@ -271,12 +308,18 @@ impl Status {
 
         heading(console, "Sources")?;
         for source in &self.sources {
+            let holds = match source.kinds.as_slice() {
+                [] => format!("{} files, {} bad", source.files, source.bad_files),
+                kinds => {
+                    let kinds: Vec<String> =
+                        kinds.iter().map(|kind| format!("{} {}", kind.objects, kind.kind)).collect();
+                    kinds.join(", ")
+                }
+            };
             console.line(format!(
-                "  {} {}: {} files, {} bad, changed {} ago, {}",
+                "  {} {}: {holds}, changed {} ago, {}",
                 source.kind,
                 source.paths.join(" "),
-                source.files,
-                source.bad_files,
                 duration(source.changed_seconds_ago),
                 if source.synced { "synced" } else { "not synced yet" }
             ))?;

@@ -1,17 +1,21 @@
-//! One cluster out of many files.
+//! One cluster out of an API server and many files.
 //!
 //! Objects are taken in the order of sources; of two with the same kind and name the first is kept and the other
-//! reported, so that the answer does not depend on which file was changed last and is the same after a restart.
-//! [`merge`] takes everything at once and says what does not fit together; a [`Store`] follows the files and says which
-//! objects are others than before.
+//! reported, so that the answer does not depend on which file was changed last and is the same after a restart. What the
+//! API server has comes before all files.
+//! [`merge`] takes everything at once and says what does not fit together; a [`Store`] follows the sources and says which
+//! objects are others than before. Files come as a whole; an API server's objects come one by one, and cost no more than that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use podgate_config::manifest::server::{SERVER, ServerKind};
 use podgate_config::manifest::{self, Finding, Object, ObjectValue, Severity};
 use podgate_config::model::{Cluster, NamespaceName, NodeName, ObjectName, Pod};
 
+use crate::source::kubernetes::Changed;
 use crate::source::{FileId, FileObjects};
 
 /// What all sources say together.
@@ -36,22 +40,40 @@ type Places = BTreeMap<(&'static str, String), (Arc<str>, usize)>;
 /// Merges the files' objects. Pods without addresses keep none.
 #[must_use]
 pub fn merge(files: &[FileObjects]) -> Merged {
+    merge_with(&[], files)
+}
+
+/// Merges an API server's objects and the files'.
+#[must_use]
+pub fn merge_with(api: &[Arc<ObjectValue>], files: &[FileObjects]) -> Merged {
     let mut cluster = Cluster::default();
     let mut findings = Vec::new();
     let mut places = Places::new();
+    let server: Arc<str> = Arc::from(SERVER);
+    for value in api {
+        places.insert(identify(value), (server.clone(), 0));
+        insert(&mut cluster, value);
+    }
     for file in files {
         for object in file.objects.iter() {
             let (kind, name) = identify(&object.value);
             let place = (file.file.clone(), object.document);
             if let Some((first, document)) = places.get(&(kind, name.clone())) {
+                let (severity, message) = match *document {
+                    0 => (Severity::Warning, "the API server has it too, and its version counts".to_owned()),
+                    _ => {
+                        let kept = format!("the one in {first}:{document} is kept");
+                        (Severity::Error, format!("there already, expected once; {kept}"))
+                    }
+                };
                 findings.push(Finding {
-                    severity: Severity::Error,
+                    severity,
                     file: file.file.to_string(),
                     document: object.document,
                     kind: kind.to_owned(),
                     name,
                     field: "metadata.name".to_owned(),
-                    message: format!("there already, expected once; the one in {first}:{document} is kept"),
+                    message,
                 });
                 continue;
             }
@@ -115,6 +137,30 @@ pub enum Key {
     Pod(ObjectName),
 }
 
+impl Key {
+    /// Of an object that a server has; `None` if no object can have that name.
+    #[must_use]
+    pub fn of_server(kind: ServerKind, namespace: &str, name: &str) -> Option<Self> {
+        match kind {
+            ServerKind::Namespace => NamespaceName::parse(name).ok().map(Self::Namespace),
+            ServerKind::Node => NodeName::parse(name).ok().map(Self::Node),
+            ServerKind::Pod => ObjectName::parse(namespace, name).ok().map(Self::Pod),
+            ServerKind::NetworkPolicy => ObjectName::parse(namespace, name).ok().map(Self::Policy),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(f, "{NAMESPACE} {name}"),
+            Self::Node(name) => write!(f, "{NODE} {name}"),
+            Self::Policy(name) => write!(f, "{NETWORK_POLICY} {name}"),
+            Self::Pod(name) => write!(f, "{POD} {name}"),
+        }
+    }
+}
+
 impl From<&ObjectValue> for Key {
     fn from(value: &ObjectValue) -> Self {
         match value {
@@ -132,15 +178,39 @@ type Place = (Arc<FileId>, usize);
 /// What a file says, one object after the other.
 type Objects = Arc<[Object]>;
 
-/// The objects of all files, file by file.
+/// The objects of an API server, and those of all files, file by file.
 #[derive(Debug, Default)]
 pub struct Store {
+    api: HashMap<Key, Arc<ObjectValue>>,
     files: BTreeMap<Arc<FileId>, Objects>,
-    /// Where the objects of a name stand; the first counts.
+    /// Where the objects of a name stand in files; the first counts.
     places: HashMap<Key, BTreeSet<Place>>,
 }
 
 impl Store {
+    /// Takes over what an API server says of these objects now, and gives the names whose objects came, went or are others.
+    pub fn take_api(&mut self, changes: Vec<Changed>) -> BTreeSet<Key> {
+        let mut changed = BTreeSet::new();
+        for (key, value) in changes {
+            let before = match value {
+                Some(value) => self.api.insert(key.clone(), value),
+                None => self.api.remove(&key),
+            };
+            let in_files = || {
+                let (objects, place) = self.place(&key)?;
+                Some(objects.get(place)?.value.clone())
+            };
+            let same = match before {
+                Some(before) => Some(&*before) == self.get(&key),
+                None => in_files().as_ref() == self.get(&key),
+            };
+            if !same {
+                changed.insert(key);
+            }
+        }
+        changed
+    }
+
     /// Takes over what the files say now, in the order of sources, and gives the names whose objects came, went or are
     /// others. Files that are the same as before (the same list in memory) are not looked at.
     pub fn update(&mut self, now: &[FileObjects]) -> BTreeSet<Key> {
@@ -184,11 +254,12 @@ impl Store {
         }
         before.retain(|key, before| {
             let before = before.as_ref().and_then(|(objects, place)| objects.get(*place));
-            before.map(|object| &object.value) != self.get(key)
+            !self.api.contains_key(key) && before.map(|object| &object.value) != self.get(key)
         });
         before.into_keys().collect()
     }
 
+    /// Where in the files the object of this name stands.
     fn place(&self, key: &Key) -> Option<(Objects, usize)> {
         let (id, place) = self.places.get(key)?.first()?;
         Some((self.files.get(id)?.clone(), *place))
@@ -197,14 +268,30 @@ impl Store {
     /// The object of this name.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&ObjectValue> {
+        if let Some(value) = self.api.get(key) {
+            return Some(value);
+        }
         let (id, place) = self.places.get(key)?.first()?;
         self.files.get(id)?.get(*place).map(|object| &object.value)
     }
 
-    /// The file that the object of this name stands in.
+    /// The API server's objects, in no order.
+    #[must_use]
+    pub fn api_objects(&self) -> Vec<Arc<ObjectValue>> {
+        self.api.values().cloned().collect()
+    }
+
+    /// Whether the object of this name is the API server's.
+    #[must_use]
+    pub fn is_of_api(&self, key: &Key) -> bool {
+        self.api.contains_key(key)
+    }
+
+    /// The file that the object of this name stands in; `None` if it is the API server's.
     #[must_use]
     pub fn file(&self, key: &Key) -> Option<&Path> {
-        self.places.get(key)?.first().map(|(id, _)| id.path.as_path())
+        let places = self.places.get(key).filter(|_| !self.is_of_api(key))?;
+        places.first().map(|(id, _)| id.path.as_path())
     }
 
     /// The pod of this name.
@@ -269,5 +356,43 @@ mod tests {
         let first = file("0.yaml", &pod("cache", "hidden"));
         assert_eq!(store.update(&[first, b]), [key("cache")].into());
         assert_eq!((label(&store, "cache").as_deref(), label(&store, "db")), (Some("hidden"), None));
+    }
+
+    /// The API server's version counts, and what only the files say shows again when the server has it no more.
+    #[test]
+    fn an_api_servers_objects_come_before_those_of_files() {
+        let text = |label: &str| {
+            format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: web, labels: {{is: {label}}}}}, spec: {{}}}}"
+            )
+        };
+        let served = |label: &str| {
+            let value = decode("", text(label).as_bytes()).objects.remove(0).value;
+            (Key::from(&value), Some(Arc::new(value)))
+        };
+        let web = Key::Pod(ObjectName::parse("default", "web").unwrap());
+        let is = |store: &Store, label: &str| {
+            store.get(&web).is_some_and(|value| Some(value) == served(label).1.as_deref())
+        };
+        let mut store = Store::default();
+        let files = [file("a.yaml", &text("file"))];
+        assert_eq!(store.take_api(vec![served("api")]), [web.clone()].into());
+        assert_eq!(store.update(&files), BTreeSet::new());
+        assert!(is(&store, "api") && store.is_of_api(&web) && store.file(&web).is_none());
+        assert_eq!(store.take_api(vec![served("api")]), BTreeSet::new());
+        assert_eq!(store.update(&[file("a.yaml", &text("hidden"))]), BTreeSet::new());
+        assert_eq!(store.take_api(vec![(web.clone(), None)]), [web.clone()].into());
+        assert!(is(&store, "hidden") && store.file(&web).is_some());
+        assert_eq!(store.take_api(vec![(web.clone(), None)]), BTreeSet::new());
+        // The same as the file says is no change.
+        assert_eq!(store.take_api(vec![served("hidden")]), BTreeSet::new());
+        assert_eq!(store.update(&[]), BTreeSet::new());
+        assert_eq!(store.take_api(vec![(web.clone(), None)]), [web.clone()].into());
+
+        let both = merge_with(&[served("api").1.unwrap()], &files);
+        let lines: Vec<String> = both.findings.iter().map(ToString::to_string).collect();
+        assert!(lines[0].starts_with("a.yaml:1: Pod default/web: "), "{lines:?}");
+        assert!(lines[0].ends_with("its version counts"), "{lines:?}");
+        assert_eq!(both.cluster.pods.len(), 1);
     }
 }

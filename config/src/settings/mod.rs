@@ -39,6 +39,17 @@ pub enum Established {
     Keep,
 }
 
+/// `kubernetes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KubernetesApi {
+    /// No API server is followed.
+    None,
+    /// The one of the cluster that this process is a pod of.
+    InCluster,
+    /// The one that this kubeconfig file's current context names.
+    Kubeconfig(PathBuf),
+}
+
 /// `deny`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deny {
@@ -82,6 +93,12 @@ pub struct PortSetting {
 pub struct Settings {
     /// `node`.
     pub node: Option<NodeName>,
+    /// `kubernetes`.
+    pub kubernetes: KubernetesApi,
+    /// `kubernetes_watch`, in seconds.
+    pub kubernetes_watch: u32,
+    /// `kubernetes_relist`, in seconds.
+    pub kubernetes_relist: u32,
     /// `files`.
     pub files: Vec<PathBuf>,
     /// `socket`.

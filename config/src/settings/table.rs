@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Deny, Established, Idle, LogFormat, OnExit, PortSetting, Settings, Timeouts};
+use super::{Deny, Established, Idle, KubernetesApi, LogFormat, OnExit, PortSetting, Settings, Timeouts};
 use crate::manifest::yaml::{self, Value};
 use crate::model::{NodeName, ObjectName};
 
@@ -27,6 +27,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             node: None,
+            kubernetes: KubernetesApi::None,
+            kubernetes_watch: 45,
+            kubernetes_relist: 900,
             files: Vec::new(),
             socket: PathBuf::from("/run/podgate/podgate.sock"),
             metrics_bind_address: Some(([127, 0, 0, 1], 9469).into()),
@@ -136,9 +139,38 @@ pub static TABLE: &[Setting] = &[
     one!(
         node,
         "a node's name",
-        "The node that this gateway serves; the addresses of its Node object count as the node's own. Empty: those of the kernel alone",
+        "The node that this gateway serves; the addresses of its Node object count as the node's own. Empty: with an API server, what NODE_NAME says or else the host's name; otherwise those of the kernel alone",
         |node: &Option<NodeName>| node.as_ref().map(|node| quote(&node.to_string())).unwrap_or_default(),
         |text: &str| if text.is_empty() { Some(None) } else { NodeName::parse(text).ok().map(Some) }
+    ),
+    one!(
+        kubernetes,
+        "`none`, `in-cluster`, or the path of a kubeconfig file",
+        "The API server to follow: none, that of the cluster that podgate is a pod of, or that of a kubeconfig's current context. Of an object that is in manifests too, the API server's version counts",
+        |api: &KubernetesApi| match api {
+            KubernetesApi::None => "none".to_owned(),
+            KubernetesApi::InCluster => "in-cluster".to_owned(),
+            KubernetesApi::Kubeconfig(file) => quote(&file.display().to_string()),
+        },
+        |text: &str| match text {
+            "none" => Some(KubernetesApi::None),
+            "in-cluster" => Some(KubernetesApi::InCluster),
+            file => path(file).map(KubernetesApi::Kubeconfig),
+        }
+    ),
+    count!(
+        kubernetes_watch,
+        "a number from 1 to 260",
+        1,
+        260,
+        "Seconds that a watch of the API server lasts before the next one begins, give or take a tenth. A connection that is dead without a word, and a server that was restored from a backup, are noticed after that"
+    ),
+    count!(
+        kubernetes_relist,
+        "a number from 10 to 86400",
+        10,
+        86_400,
+        "Seconds after which everything is listed again and compared, give or take a tenth; not before fifty times as long as a list takes"
     ),
     many!(
         files,

@@ -31,7 +31,9 @@ pub struct Cli {
 pub enum Command {
     /// Run the gateway in the foreground
     #[command(
-        after_help = "Example:\n  podgate run --config /etc/podgate/podgate.yaml -f /etc/podgate/manifests"
+        after_help = "Examples:\n  podgate run --config /etc/podgate/podgate.yaml -f /etc/podgate/manifests\n  \
+        podgate run --kubeconfig /etc/podgate/kubeconfig --node-name node-1\n  \
+        podgate run --set kubernetes=in-cluster"
     )]
     Run(RunArgs),
     /// Validate manifests as strictly as the API server does
@@ -146,6 +148,12 @@ pub struct RunArgs {
     /// Manifest files or folders to enforce and watch, besides those of the settings; repeatable
     #[arg(short, long = "file", num_args = 1.., value_name = "PATH")]
     pub files: Vec<PathBuf>,
+    /// Follow the API server of this kubeconfig's current context; the setting `kubernetes` has `in-cluster` too
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The node to serve; with an API server $NODE_NAME or else the host's name if nothing says it
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
 }
 
 /// `podgate explain`.

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use podgate_config::model::NodeName;
 use podgate_config::settings::{
-    self, Deny, Effective, Established, Idle, LogFormat, OnExit, Origin, Settings, SettingsError,
+    self, Deny, Effective, Established, Idle, KubernetesApi, LogFormat, OnExit, Origin, Settings,
+    SettingsError,
 };
 use podgate_dataplane::flow::Timeouts;
 use podgate_dataplane::fragment;
@@ -18,6 +20,7 @@ use crate::admin::protocol::PortSpec;
 use crate::compiler::Limits;
 use crate::daemon::{self, DaemonOptions};
 use crate::gateway::options::{Options, usable_cpus};
+use crate::source::kubernetes::{Access, Timing};
 use crate::telemetry::logs;
 
 /// `podgate run`. Returns after SIGTERM or SIGINT.
@@ -96,8 +99,10 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         mac: None,
     });
     let fragments = fragments(&settings);
+    let kubernetes = kubernetes(&settings, args);
+    let node = node(&settings, args, kubernetes.is_some())?;
     let gateway = Options {
-        node: settings.node,
+        node,
         files: settings.files.iter().chain(&args.files).cloned().collect(),
         ports_file: settings.ports_file,
         bpffs: settings.bpffs,
@@ -127,7 +132,43 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         retired: settings.limit_retired,
         open_on_exit: settings.on_exit == OnExit::Open,
     };
-    Ok(DaemonOptions { gateway, socket: settings.socket, metrics: settings.metrics_bind_address })
+    let metrics = settings.metrics_bind_address;
+    Ok(DaemonOptions { gateway, kubernetes, socket: settings.socket, metrics })
+}
+
+/// The API server, and how it is followed.
+fn kubernetes(settings: &Settings, args: &RunArgs) -> Option<(Access, Timing)> {
+    let access = match (&args.kubeconfig, &settings.kubernetes) {
+        (Some(file), _) | (None, KubernetesApi::Kubeconfig(file)) => Access::Kubeconfig(file.clone()),
+        (None, KubernetesApi::InCluster) => Access::InCluster,
+        (None, KubernetesApi::None) => return None,
+    };
+    let timing = Timing {
+        watch: Duration::from_secs(settings.kubernetes_watch.into()),
+        relist: Duration::from_secs(settings.kubernetes_relist.into()),
+        ..Timing::default()
+    };
+    Some((access, timing))
+}
+
+/// The node that is served. Nobody else than an API server knows nodes by the names of hosts.
+fn node(settings: &Settings, args: &RunArgs, api: bool) -> anyhow::Result<Option<NodeName>> {
+    let parse = |origin: &str, name: &str| {
+        NodeName::parse(name.trim()).map(Some).map_err(|error| anyhow::anyhow!("{origin}: {error}"))
+    };
+    if let Some(name) = &args.node_name {
+        return parse("--node-name", name);
+    }
+    if settings.node.is_some() || !api {
+        return Ok(settings.node.clone());
+    }
+    if let Some(name) = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()) {
+        return parse("$NODE_NAME", &name);
+    }
+    const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+    let name = fs::read_to_string(HOST_NAME).context(HOST_NAME)?;
+    // As kubelet does it.
+    parse("the host's name; give --node-name", &name.to_lowercase())
 }
 
 fn timeouts(settings: &settings::Timeouts) -> Timeouts {

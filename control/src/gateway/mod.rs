@@ -56,6 +56,7 @@ use crate::netlink::{Event, NeighbourKind, Netlink, Watch};
 use crate::ports::file::PortFile;
 use crate::ports::wires::HOST_KERNEL;
 use crate::source::SourceState;
+use crate::source::kubernetes::Subscription;
 use crate::status::PortStatus;
 use crate::telemetry::metrics::Metrics;
 
@@ -88,6 +89,14 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Drop records taken from each worker at once.
 const DROPS_AT_ONCE: usize = 1024;
 
+/// Waits for news of the API server, for ever if there is none. Says whether more may come.
+async fn api_news(api: &mut Option<Subscription>) -> bool {
+    match api {
+        Some(api) => api.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Somebody who waits until a generation is in force.
 struct Waiting {
     interface: String,
@@ -103,6 +112,9 @@ pub struct Gateway {
     events: Watch,
     kernel: KernelView,
     source: watch::Receiver<SourceState>,
+    api: Option<Subscription>,
+    /// Everything that the API server has was taken over once; so it is from the start if there is none.
+    api_synced: bool,
     devices: Devices,
     engine: Engine,
     ports: PortTable,
@@ -133,6 +145,7 @@ pub struct Gateway {
     /// The sources' objects changed, or the ports' identities.
     recompile: bool,
     source_lives: bool,
+    api_lives: bool,
     neighbours: Neighbours,
     /// Pod addresses that the kernel knows the way to, and whether they can be reached.
     steered: BTreeMap<IpAddr, bool>,
@@ -156,6 +169,12 @@ impl Gateway {
                 Some(ask) = self.asks.recv() => self.answer(ask).await,
                 changed = self.source.changed(), if self.source_lives => {
                     self.source_lives = changed.is_ok();
+                    self.review.wanted = true;
+                    self.recompile = true;
+                    self.pace.note_objects(Instant::now());
+                }
+                lives = api_news(&mut self.api), if self.api_lives => {
+                    self.api_lives = lives;
                     self.review.wanted = true;
                     self.recompile = true;
                     self.pace.note_objects(Instant::now());
@@ -211,23 +230,28 @@ impl Gateway {
         let state = self.newest_of_sources();
         let pods = self.ports.pods();
         if std::mem::take(&mut self.recompile) {
+            let api = self.api.as_mut().map(Subscription::take).unwrap_or_default();
+            // Never before the objects that make it true are taken.
+            self.api_synced |= api.synced;
+            let synced = state.synced && self.api_synced;
             let (options, metrics, kernel) = (&self.options, &self.metrics, &self.kernel);
             let publisher = &mut self.publisher;
             // Compiling everything may take a tenth of a second: the other tasks of this thread go elsewhere meanwhile.
             let compiled = tokio::task::block_in_place(|| {
-                let changed = publisher.take(&state);
+                let changed = publisher.take(&state, api);
                 let node = routes::node_addresses(kernel, options, publisher.store()).into_iter().collect();
-                publisher.compile(changed, state.synced, &pods, options, node, metrics)
+                publisher.compile(changed, synced, &pods, options, node, metrics)
             });
             if let Err(error) = compiled {
                 tracing::error!(%error, "the last good policies stay in force");
             }
         }
+        let synced = state.synced && self.api_synced;
         let closed = self.publisher.closed(&pods);
         let (ports, pods) = self.ports.entries(&closed, |pod| self.publisher.identity(pod));
         let (routes, neighbours) = routes::direct(&self.kernel, &self.options, &self.ports);
         let node = routes::node_addresses(&self.kernel, &self.options, self.publisher.store());
-        let inputs = Inputs { synced: state.synced, ports, pods, node, routes, neighbours };
+        let inputs = Inputs { synced, ports, pods, node, routes, neighbours };
         match tokio::task::block_in_place(|| self.publisher.publish(&mut self.engine, inputs)) {
             Ok(true) => {
                 self.published = Instant::now();
@@ -240,7 +264,7 @@ impl Gateway {
                 );
                 self.next_tick = self.next_tick.min(self.published + POLL_IN_FORCE);
                 let open = || InForce::Open(self.publisher.world().clone());
-                self.in_force.send_replace(if state.synced { open() } else { InForce::Closed });
+                self.in_force.send_replace(if synced { open() } else { InForce::Closed });
             }
             Ok(false) => {}
             Err(error) => {
@@ -260,10 +284,11 @@ impl Gateway {
         }
     }
 
-    /// What the sources say now. It counts whatever this was asked for: nobody tells of it again.
+    /// What the files say now. It counts whatever this was asked for, as does what the API server says: nobody tells of it
+    /// again.
     fn newest_of_sources(&mut self) -> SourceState {
         let state = self.source.borrow_and_update();
-        if state.has_changed() {
+        if state.has_changed() || self.api.as_ref().is_some_and(Subscription::has_news) {
             self.recompile = true;
             self.review.wanted = true;
         }

@@ -29,6 +29,7 @@ use crate::compiler::CompileError;
 use crate::explain::World;
 use crate::live::Live;
 use crate::source::SourceState;
+use crate::source::kubernetes::Taken;
 use crate::store::{Key, Store};
 use crate::telemetry::metrics::Metrics;
 
@@ -54,6 +55,8 @@ pub struct Publisher {
     pub findings: Vec<Finding>,
     /// What is wrong with the files that these objects are of.
     pub file_findings: Vec<Finding>,
+    /// What is wrong with the API server's objects.
+    pub api_findings: Vec<Finding>,
     /// How long the last change took to compile.
     pub took: Duration,
     /// Attempts that failed since the start.
@@ -91,6 +94,7 @@ impl Publisher {
             generations: Generations::default(),
             findings: Vec::new(),
             file_findings: Vec::new(),
+            api_findings: Vec::new(),
             took: Duration::ZERO,
             failed: 0,
             open_since: None,
@@ -130,9 +134,14 @@ impl Publisher {
     }
 
     /// Takes the sources' objects over: [`compile`](Self::compile) tells the compiler.
-    pub fn take(&mut self, state: &SourceState) -> BTreeSet<Key> {
+    pub fn take(&mut self, state: &SourceState, api: Taken) -> BTreeSet<Key> {
         self.file_findings.clone_from(&state.findings);
-        self.store.update(&state.objects)
+        if let Some(findings) = api.findings {
+            self.api_findings = findings;
+        }
+        let mut changed = self.store.take_api(api.changes);
+        changed.extend(self.store.update(&state.objects));
+        changed
     }
 
     /// Compiles what `changed` since the last time, and what the ports say now. `node` are the addresses of this node.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use podgate_config::manifest::server::SERVER;
 use podgate_config::manifest::{Finding, Severity};
 use podgate_dataplane::af_xdp::Statistics;
 use podgate_dataplane::counters::Snapshot;
@@ -12,8 +13,10 @@ use podgate_dataplane::policy::Direction;
 use super::Gateway;
 use crate::compiler::Limits;
 use crate::explain::Asked;
+use crate::source::kubernetes::{KindState, Subscription};
 use crate::status::{
-    LimitStatus, PolicyHits, PolicyStatus, PortState, PortStatus, Problem, SourceStatus, Status, WorkerStatus,
+    KindStatus, LimitStatus, PolicyHits, PolicyStatus, PortState, PortStatus, Problem, SourceStatus, Status,
+    WorkerStatus,
 };
 use crate::telemetry::metrics::DeviceCounts;
 
@@ -21,12 +24,12 @@ impl Gateway {
     /// Everything at this moment.
     pub(super) fn status(&mut self) -> Status {
         let in_force = self.engine.generation_in_force();
-        let source = self.source_status();
+        let sources = self.source_status();
         let mut ports = self.ports.status(&self.closed);
         ports.iter_mut().for_each(|port| self.add_charges(port));
         let workers = self.worker_status();
         let published = self.engine.generation_published();
-        let synced = source.synced;
+        let synced = sources.iter().all(|source| source.synced);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -36,9 +39,9 @@ impl Gateway {
             ready: self.publisher.open_since.is_some_and(|first| in_force >= first),
             generation_published: published,
             generation_in_force: in_force,
-            problems: self.problems(&source, &ports),
+            problems: self.problems(&sources, &ports),
             dead_workers: self.engine.dead_workers().iter().map(|worker| worker.0).collect(),
-            sources: vec![source],
+            sources,
             policy: self.policy_status(),
             ports,
             drops: self.drop_counts(),
@@ -65,40 +68,71 @@ impl Gateway {
         self.metrics.render(&status, &workers, &devices, self.engine.drops_lost())
     }
 
-    fn source_status(&self) -> SourceStatus {
+    fn source_status(&self) -> Vec<SourceStatus> {
         let state = self.source.borrow();
+        let api = self.api.as_ref().map(Subscription::state);
         // What does not fit together is wrong with the sources too, though with no single file.
-        let findings: Vec<&Finding> = state.findings.iter().chain(&self.publisher.findings).collect();
-        let lines = |severity| {
-            let of = findings.iter().filter(|finding| finding.severity == severity);
-            of.map(ToString::to_string).collect()
-        };
-        SourceStatus {
-            kind: "manifests".to_owned(),
-            paths: state.roots.iter().map(|path| path.display().to_string()).collect(),
-            synced: state.synced,
-            files: state.files,
-            bad_files: state.bad_files,
-            changed_seconds_ago: SystemTime::now().duration_since(state.since).unwrap_or_default().as_secs(),
-            errors: lines(Severity::Error),
-            warnings: lines(Severity::Warning),
-            skipped: state.skipped.clone(),
+        let together = &self.publisher.findings;
+        let mut sources = Vec::new();
+        if api.is_none() || !state.roots.is_empty() {
+            let findings =
+                state.findings.iter().chain(together.iter().filter(|finding| finding.file != SERVER));
+            let [errors, warnings] = lines(findings);
+            sources.push(SourceStatus {
+                kind: "manifests".to_owned(),
+                paths: state.roots.iter().map(|path| path.display().to_string()).collect(),
+                synced: state.synced,
+                files: state.files,
+                bad_files: state.bad_files,
+                kinds: Vec::new(),
+                changed_seconds_ago: seconds_since(state.since),
+                errors,
+                warnings,
+                skipped: state.skipped.clone(),
+            });
         }
+        if let Some(api) = api {
+            let findings =
+                api.findings.iter().chain(together.iter().filter(|finding| finding.file == SERVER));
+            let [mut errors, warnings] = lines(findings);
+            let kinds: Vec<KindStatus> = api.kinds.iter().map(kind_status).collect();
+            // First of all: it may explain everything else.
+            errors.splice(..0, kinds.iter().filter_map(KindStatus::problem));
+            sources.push(SourceStatus {
+                kind: SERVER.to_owned(),
+                paths: vec![api.server],
+                // Not before the gateway has taken over what there is.
+                synced: api.synced && self.api_synced,
+                files: 0,
+                bad_files: 0,
+                kinds,
+                changed_seconds_ago: seconds_since(api.since),
+                errors,
+                warnings,
+                skipped: BTreeMap::new(),
+            });
+        }
+        sources
     }
 
-    fn problems(&self, source: &SourceStatus, ports: &[PortStatus]) -> Vec<Problem> {
+    fn problems(&self, sources: &[SourceStatus], ports: &[PortStatus]) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut tell = |error, subject: &str, message: String| {
             problems.push(Problem { error, subject: subject.to_owned(), message });
         };
-        if !source.synced {
-            let message = "not without error yet, so pods take only what comes from their own node";
-            tell(true, "source", message.to_owned());
+        for source in sources.iter().filter(|source| !source.synced) {
+            let message = format!(
+                "{}: not without error yet, so pods take only what comes from their own node",
+                source.kind
+            );
+            tell(true, "source", message);
         }
         if let Some(error) = self.publisher.error() {
             tell(true, "publish", format!("{error}; the last good policies stay in force"));
         }
-        source.errors.iter().for_each(|line| tell(true, "source", line.clone()));
+        for line in sources.iter().flat_map(|source| &source.errors) {
+            tell(true, "source", line.clone());
+        }
         for worker in self.engine.dead_workers() {
             tell(
                 true,
@@ -114,10 +148,15 @@ impl Gateway {
         if !self.source_lives {
             tell(true, "source", "manifests are no longer followed; start podgate again".to_owned());
         }
+        if !self.api_lives {
+            tell(true, "source", "the API server is no longer followed; start podgate again".to_owned());
+        }
         for Problem { error, subject, message } in self.limit_problems(ports) {
             tell(error, &subject, message);
         }
-        source.warnings.iter().for_each(|line| tell(false, "source", line.clone()));
+        for line in sources.iter().flat_map(|source| &source.warnings) {
+            tell(false, "source", line.clone());
+        }
         problems
     }
 
@@ -191,6 +230,36 @@ impl Gateway {
                 decisions: hits.into(),
             })
             .collect()
+    }
+}
+
+/// Errors and warnings.
+fn lines<'f>(findings: impl Iterator<Item = &'f Finding>) -> [Vec<String>; 2] {
+    let mut lines = [Vec::new(), Vec::new()];
+    let [errors, warnings] = &mut lines;
+    for finding in findings {
+        match finding.severity {
+            Severity::Error => errors.push(finding.to_string()),
+            Severity::Warning => warnings.push(finding.to_string()),
+        }
+    }
+    lines
+}
+
+fn seconds_since(time: SystemTime) -> u64 {
+    SystemTime::now().duration_since(time).unwrap_or_default().as_secs()
+}
+
+fn kind_status(state: &KindState) -> KindStatus {
+    KindStatus {
+        kind: state.kind.to_owned(),
+        synced: state.synced,
+        current: state.current,
+        objects: state.objects,
+        lists: state.lists,
+        failures: state.failures,
+        error: state.error.clone(),
+        away_seconds: state.away_since.map(|since| since.elapsed().as_secs()),
     }
 }
 

@@ -52,9 +52,10 @@ impl Gateway {
         }
         (review.wanted, review.running) = (false, true);
         let (objects, report) = (self.source.borrow().objects.clone(), review.report.clone());
+        let api = self.publisher.store().api_objects();
         tokio::task::spawn_blocking(move || {
             let begin = Instant::now();
-            let findings = store::merge(&objects).findings;
+            let findings = store::merge_with(&api, &objects).findings;
             // The gateway may have ended.
             let _ = report.blocking_send(Found { findings, took: begin.elapsed() });
         });
@@ -72,7 +73,8 @@ impl Gateway {
         let state = self.source.borrow();
         let mut now = BTreeSet::new();
         let mut warnings = 0;
-        for finding in state.findings.iter().chain(&self.publisher.findings) {
+        let publisher = &self.publisher;
+        for finding in state.findings.iter().chain(&publisher.api_findings).chain(&publisher.findings) {
             let text = finding.to_string();
             if !self.review.told.contains(&text) {
                 match finding.severity {

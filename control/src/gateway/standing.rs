@@ -31,6 +31,7 @@ impl Gateway {
                 generations: &self.publisher.generations,
                 // Not the newest: what the files say now may not have been looked at yet.
                 findings: &self.publisher.file_findings,
+                api_findings: &self.publisher.api_findings,
                 error: self.publisher.error(),
                 open_since: self.publisher.open_since,
                 in_force: generation_in_force,
@@ -51,6 +52,8 @@ struct Known<'a> {
     generations: &'a Generations,
     /// What is wrong with the files.
     findings: &'a [Finding],
+    /// What is wrong with the API server's objects.
+    api_findings: &'a [Finding],
     /// Why the last attempt to publish failed.
     error: Option<String>,
     /// The first generation that judges pods at all.
@@ -127,7 +130,10 @@ impl Known<'_> {
                         let reason = format!("a worker still judges by generation {}", self.in_force);
                         (Standing::OnItsWay, Some(reason), Some(since))
                     }
-                    None => (Standing::InForce, None, Some(since)),
+                    None => match self.not_understood(name) {
+                        Some(reason) => (Standing::InPart, Some(reason), Some(since)),
+                        None => (Standing::InForce, None, Some(since)),
+                    },
                 }
             }
         };
@@ -160,6 +166,17 @@ impl Known<'_> {
             ingress: None,
             egress: None,
         }
+    }
+
+    /// What of a policy of the API server allows nothing because it is not understood.
+    fn not_understood(&self, name: &ObjectName) -> Option<String> {
+        if !self.store.is_of_api(&Key::Policy(name.clone())) {
+            return None;
+        }
+        let (errors, name) = (|finding: &&Finding| finding.severity == Severity::Error, name.to_string());
+        let about = |finding: &&Finding| finding.kind == NETWORK_POLICY && finding.name == name;
+        let finding = self.api_findings.iter().filter(errors).find(about)?;
+        Some(format!("what is not understood of it allows nothing: {}: {}", finding.field, finding.message))
     }
 
     /// Why what is known is not published.
@@ -255,6 +272,7 @@ mod tests {
                 unpublished: &self.unpublished,
                 generations: &self.generations,
                 findings: &self.findings,
+                api_findings: &[],
                 error: self.error.clone(),
                 open_since: (self.published > 0).then_some(1),
                 in_force: self.in_force,

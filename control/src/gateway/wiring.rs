@@ -28,6 +28,7 @@ use crate::netlink::{Link, LinkSettings, NeighbourKind, Netlink, NetlinkError, R
 use crate::ports::file::PortFile;
 use crate::ports::wires::{self, HOST_GATEWAY, WireError};
 use crate::source::SourceState;
+use crate::source::kubernetes::Subscription;
 use crate::telemetry::metrics::Metrics;
 
 /// Questions that wait for the loop at most; more wait where they are asked.
@@ -91,6 +92,7 @@ impl Gateway {
     pub async fn start(
         options: Options,
         source: watch::Receiver<SourceState>,
+        api: Option<Subscription>,
     ) -> Result<(Self, GatewayHandle), StartError> {
         // Subscribed before anything is listed, so that nothing is missed in between.
         let events = Watch::subscribe()?;
@@ -117,6 +119,8 @@ impl Gateway {
             events,
             kernel,
             source,
+            api_synced: api.is_none(),
+            api,
             devices,
             engine,
             ports: PortTable::default(),
@@ -138,6 +142,7 @@ impl Gateway {
             published: Instant::now(),
             recompile: false,
             source_lives: true,
+            api_lives: true,
             next_survey: Instant::now() + survey::INTERVAL,
             surveyed: 0,
             neighbours: Neighbours::default(),

@@ -1,10 +1,11 @@
-//! Manifest files and folders as a source of objects.
+//! Where objects come from: manifest files and folders, and an API server ([`kubernetes`]).
 //!
-//! [`scan`](mod@scan) finds the files, [`files`] keeps the last good state of each, [`watch`] follows them on a
+//! Of files, [`scan`](mod@scan) finds the files, [`files`] keeps the last good state of each, [`watch`] follows them on a
 //! thread of its own, and [`load`] reads them once for commands that answer and end. All of them read the same
 //! files in the same order; otherwise `podgate check` would vouch for something else than `podgate run` enforces.
 
 pub mod files;
+pub mod kubernetes;
 pub mod scan;
 pub mod watch;
 

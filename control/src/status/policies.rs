@@ -48,6 +48,8 @@ pub struct PolicyStanding {
 pub enum Standing {
     /// On every worker, as its file says.
     InForce,
+    /// On every worker, but for what is not understood of it: that allows nothing.
+    InPart,
     /// Published, but some worker still judges by an older generation.
     OnItsWay,
     /// What it said earlier is in force: the change, or its deletion, is not.
@@ -60,6 +62,7 @@ impl Standing {
     fn word(self) -> &'static str {
         match self {
             Self::InForce => "in force",
+            Self::InPart => "in force in part",
             Self::OnItsWay => "on its way",
             Self::Earlier => "earlier version in force",
             Self::NotInForce => "not in force",
@@ -69,7 +72,7 @@ impl Standing {
     fn tone(self) -> Tone {
         match self {
             Self::InForce => Tone::Good,
-            Self::OnItsWay | Self::Earlier => Tone::Warn,
+            Self::InPart | Self::OnItsWay | Self::Earlier => Tone::Warn,
             Self::NotInForce => Tone::Bad,
         }
     }
@@ -102,7 +105,13 @@ impl PoliciesStatus {
     /// # Errors
     /// The console's.
     pub fn print(&self, console: &mut Console) -> io::Result<()> {
-        let states = [Standing::InForce, Standing::OnItsWay, Standing::Earlier, Standing::NotInForce];
+        let states = [
+            Standing::InForce,
+            Standing::InPart,
+            Standing::OnItsWay,
+            Standing::Earlier,
+            Standing::NotInForce,
+        ];
         let counts: Vec<String> = states
             .into_iter()
             .map(|state| (state, self.policies.iter().filter(|policy| policy.state == state).count()))

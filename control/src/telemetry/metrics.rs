@@ -103,6 +103,13 @@ fn describe() {
         "podgate_source_bad_files",
         "Files that are bad now, with their last good state in force"
     );
+    describe_gauge!(
+        "podgate_source_current",
+        "1 if the API server tells of changes of this kind now; if not, what it said last is in force"
+    );
+    describe_gauge!("podgate_source_objects", "Objects that the API server has, by kind");
+    describe_counter!("podgate_source_lists_total", "Complete lists of the API server's objects, by kind");
+    describe_counter!("podgate_source_failures_total", "Requests and watches that failed, by kind");
     describe_gauge!("podgate_ports", "Ports by kind and state");
     describe_counter!(
         "podgate_received_packets_total",
@@ -219,6 +226,13 @@ fn set_status(status: &Status) {
         gauge!("podgate_source_synced", "source" => kind.clone()).set(f64::from(u8::from(source.synced)));
         gauge!("podgate_source_errors", "source" => kind.clone()).set(source.errors.len() as f64);
         gauge!("podgate_source_bad_files", "source" => kind).set(source.bad_files as f64);
+        for kind in &source.kinds {
+            let labels = [("source", source.kind.clone()), ("kind", kind.kind.clone())];
+            gauge!("podgate_source_current", &labels).set(f64::from(u8::from(kind.current)));
+            gauge!("podgate_source_objects", &labels).set(kind.objects as f64);
+            counter!("podgate_source_lists_total", &labels).absolute(kind.lists);
+            counter!("podgate_source_failures_total", &labels).absolute(kind.failures);
+        }
     }
     for kind in PortKind::ALL {
         for (state, label) in

@@ -35,6 +35,7 @@ fn status(ready: bool) -> Status {
             synced: ready,
             files: 1,
             bad_files: 1,
+            kinds: Vec::new(),
             changed_seconds_ago: 0,
             errors: vec!["p.yaml:1: bad".into()],
             warnings: Vec::new(),

@@ -1,0 +1,263 @@
+//! Between those who follow the server and whoever enforces what it says.
+//!
+//! Changes wait here by object until they are taken ([`Subscription::take`]): an object that changes ten times meanwhile is one
+//! change, so what waits is bounded by what there is, and taking it costs what has changed. Nothing is given before every
+//! kind was listed once: half a cluster's policies would be an open door. The word that this has happened comes with the
+//! changes that make it true, never before them.
+//!
+//! After that nothing is taken back because a server is away. [`Subscription::state`] says so instead.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use podgate_config::manifest::{Finding, ObjectValue};
+use tokio::sync::watch;
+
+use super::error::ApiError;
+use super::mirror::Change;
+use super::{FOLLOWED, Followed};
+use crate::store::Key;
+
+/// How following one kind goes.
+#[derive(Debug, Clone)]
+pub struct KindState {
+    /// `kind` of its objects.
+    pub kind: &'static str,
+    /// Whether it was listed once, or the server has no such kind and need not.
+    pub synced: bool,
+    /// Objects known.
+    pub objects: usize,
+    /// Whether the server tells of changes now.
+    pub current: bool,
+    /// Why it does not; `None` at the start and as long as all is well.
+    pub error: Option<String>,
+    /// Since when it does not.
+    pub away_since: Option<Instant>,
+    /// Complete lists since the start.
+    pub lists: u64,
+    /// Failures since the start.
+    pub failures: u64,
+}
+
+/// How following the server goes.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// Its address.
+    pub server: String,
+    /// Whether everything was listed once.
+    pub synced: bool,
+    /// By kind.
+    pub kinds: Vec<KindState>,
+    /// What is wrong with single objects.
+    pub findings: Vec<Finding>,
+    /// When an object changed last.
+    pub since: SystemTime,
+}
+
+/// An object's name, and what it is now; `None` if it is gone.
+pub type Changed = (Key, Option<Arc<ObjectValue>>);
+
+/// What was taken.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Whether everything was listed once. If not, there are no changes.
+    pub synced: bool,
+    /// Objects that are others than when this was asked last.
+    pub changes: Vec<Changed>,
+    /// What is wrong with single objects; `None` if that is as before.
+    pub findings: Option<Vec<Finding>>,
+}
+
+struct Inner {
+    pending: HashMap<Key, Option<Arc<ObjectValue>>>,
+    kinds: Vec<KindState>,
+    findings: BTreeMap<Key, Vec<Finding>>,
+    findings_changed: bool,
+    since: SystemTime,
+}
+
+impl Inner {
+    fn synced(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.synced)
+    }
+
+    fn all_findings(&self) -> Vec<Finding> {
+        self.findings.values().flatten().cloned().collect()
+    }
+}
+
+/// What all followers share.
+pub(super) struct Shared {
+    server: String,
+    inner: Arc<Mutex<Inner>>,
+    /// Counts what there is to take.
+    news: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub fn new(server: &str) -> Arc<Self> {
+        let kinds = FOLLOWED.iter().map(|followed| KindState {
+            kind: followed.kind.name(),
+            synced: false,
+            objects: 0,
+            current: false,
+            error: None,
+            away_since: None,
+            lists: 0,
+            failures: 0,
+        });
+        let inner = Inner {
+            pending: HashMap::new(),
+            kinds: kinds.collect(),
+            findings: BTreeMap::new(),
+            findings_changed: false,
+            since: SystemTime::now(),
+        };
+        let inner = Arc::new(Mutex::new(inner));
+        Arc::new(Self { server: server.to_owned(), inner, news: watch::channel(0).0 })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Somebody to give the changes to: there may be one.
+    pub fn subscribe(&self) -> Subscription {
+        Subscription { server: self.server.clone(), inner: self.inner.clone(), news: self.news.subscribe() }
+    }
+
+    /// Ends when nobody asks any more.
+    pub async fn abandoned(&self) {
+        self.news.closed().await;
+    }
+
+    /// A list is complete, or the server has no such kind.
+    pub fn listed(&self, followed: &Followed, changes: Vec<Change>, objects: usize) {
+        self.change(followed, changes, objects, true);
+    }
+
+    /// The server has told of changes.
+    pub fn changed(&self, followed: &Followed, change: Change, objects: usize) {
+        self.change(followed, vec![change], objects, false);
+    }
+
+    fn change(&self, followed: &Followed, changes: Vec<Change>, objects: usize, listed: bool) {
+        let mut inner = self.lock();
+        let was_synced = inner.synced();
+        if let Some(kind) = inner.kinds.iter_mut().find(|kind| kind.kind == followed.kind.name()) {
+            kind.objects = objects;
+            if listed {
+                kind.synced = true;
+                kind.lists += 1;
+            }
+        }
+        let any = !changes.is_empty();
+        for Change { key, value, findings } in changes {
+            inner.findings_changed |= !findings.is_empty() || inner.findings.contains_key(&key);
+            match findings.is_empty() {
+                true => drop(inner.findings.remove(&key)),
+                false => drop(inner.findings.insert(key.clone(), findings)),
+            }
+            inner.pending.insert(key, value);
+        }
+        let synced = inner.synced();
+        if any {
+            inner.since = SystemTime::now();
+        }
+        drop(inner);
+        if synced && (any || !was_synced) {
+            self.news.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// The server tells of changes from now on.
+    pub fn current(&self, followed: &Followed) {
+        let mut inner = self.lock();
+        let Some(kind) = inner.kinds.iter_mut().find(|kind| kind.kind == followed.kind.name()) else {
+            return;
+        };
+        kind.current = true;
+        let (away, error) = (kind.away_since.take(), kind.error.take());
+        drop(inner);
+        if error.is_some() {
+            let seconds = away.map(|since| since.elapsed().as_secs()).unwrap_or_default();
+            tracing::info!(kind = followed.kind.name(), "the API server is followed again after {seconds} s");
+        }
+    }
+
+    /// The server does not tell of changes; what it said last stays in force.
+    pub fn away(&self, followed: &Followed, error: &ApiError) {
+        let text = error.to_string();
+        let mut inner = self.lock();
+        let Some(kind) = inner.kinds.iter_mut().find(|kind| kind.kind == followed.kind.name()) else {
+            return;
+        };
+        kind.current = false;
+        kind.failures += 1;
+        kind.away_since.get_or_insert_with(Instant::now);
+        let before = kind.error.replace(text);
+        let synced = kind.synced;
+        drop(inner);
+        if before.as_ref().is_none_or(|before| *before != error.to_string()) {
+            let instead =
+                if synced { "what it said last stays in force" } else { "nothing was heard of it yet" };
+            tracing::warn!(
+                kind = followed.kind.name(),
+                server = self.server,
+                "the API server is not followed: {error}; {instead}"
+            );
+        }
+    }
+}
+
+/// Nothing is done under the lock that can panic half way.
+fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a server says, for one who enforces it. Following ends when this is dropped.
+pub struct Subscription {
+    server: String,
+    inner: Arc<Mutex<Inner>>,
+    news: watch::Receiver<u64>,
+}
+
+impl Subscription {
+    /// Waits until there is something to take. Says whether more may come: `false` if following has ended by itself.
+    pub async fn changed(&mut self) -> bool {
+        self.news.changed().await.is_ok()
+    }
+
+    /// Whether there is something to take.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.news.has_changed().unwrap_or_default()
+    }
+
+    /// What has changed since the last time.
+    pub fn take(&mut self) -> Taken {
+        self.news.mark_unchanged();
+        let mut inner = lock(&self.inner);
+        if !inner.synced() {
+            return Taken::default();
+        }
+        let findings = std::mem::take(&mut inner.findings_changed).then(|| inner.all_findings());
+        let pending = std::mem::take(&mut inner.pending);
+        drop(inner);
+        Taken { synced: true, changes: pending.into_iter().collect(), findings }
+    }
+
+    /// How following goes at this moment.
+    #[must_use]
+    pub fn state(&self) -> ApiState {
+        let inner = lock(&self.inner);
+        ApiState {
+            server: self.server.clone(),
+            synced: inner.synced(),
+            kinds: inner.kinds.clone(),
+            findings: inner.all_findings(),
+            since: inner.since,
+        }
+    }
+}
