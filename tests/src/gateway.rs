@@ -148,7 +148,7 @@ impl Gateway {
     /// `podgate port add`.
     pub fn add_port(&mut self, interface: &str, pod: &str, addresses: &[IpAddr]) {
         let (interface, pod) = (interface.to_owned(), pod.to_owned());
-        let spec = PortSpec { interface, pod, addresses: addresses.to_vec(), mac: None };
+        let spec = PortSpec { interface, pod, uid: None, addresses: addresses.to_vec(), mac: None };
         let _: PortStatus = self.ask(Request::PortAdd(spec));
     }
 

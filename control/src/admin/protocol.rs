@@ -115,6 +115,9 @@ pub struct PortSpec {
     pub interface: String,
     /// `namespace/name`.
     pub pod: String,
+    /// `metadata.uid` of the pod. One that has the name and another UID is not behind this interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// At most one of each family; they outrank what sources say.
     pub addresses: Vec<IpAddr>,
     /// The pod's own MAC address; asked of the kernel if left out.

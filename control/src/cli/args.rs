@@ -234,6 +234,9 @@ pub struct PortAddArgs {
     /// Whose it is
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: String,
+    /// The pod's metadata.uid: one that is made again under its name is not behind this interface
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<String>,
     /// An address of the pod: at most one IPv4 and one IPv6; repeatable
     #[arg(long = "address", value_name = "IP", required = true)]
     pub addresses: Vec<IpAddr>,

@@ -52,10 +52,11 @@ pub fn drops(args: &DropsArgs, console: &mut Console) -> anyhow::Result<Outcome>
 /// `podgate port`.
 pub fn port(command: &PortCommand, console: &mut Console) -> anyhow::Result<Outcome> {
     match command {
-        PortCommand::Add(PortAddArgs { socket, interface, pod, addresses, mac }) => {
+        PortCommand::Add(PortAddArgs { socket, interface, pod, uid, addresses, mac }) => {
             let spec = PortSpec {
                 interface: interface.clone(),
                 pod: pod.clone(),
+                uid: uid.clone(),
                 addresses: addresses.clone(),
                 mac: mac.clone(),
             };

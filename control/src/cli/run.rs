@@ -95,6 +95,7 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
     let ports = settings.ports.iter().map(|port| PortSpec {
         interface: port.interface.clone(),
         pod: port.pod.to_string(),
+        uid: None,
         addresses: port.addresses.clone(),
         mac: None,
     });

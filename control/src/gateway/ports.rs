@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use podgate_config::model::ObjectName;
+use podgate_config::model::{ObjectName, PodUid};
 use podgate_dataplane::af_xdp::{ActiveQueues, Attachment};
 use podgate_dataplane::packet::{PortKind, WorkerId};
 use podgate_dataplane::port::Shares;
@@ -119,6 +119,9 @@ pub enum InvalidPort {
     /// None, or two of one family, or one that no pod can have.
     #[error("addresses {0:?}: expected one IPv4 address, one IPv6 address, or one of each, all unicast")]
     Addresses(Vec<IpAddr>),
+    /// An empty UID.
+    #[error("uid: is empty, expected the pod's metadata.uid, or none at all")]
+    Uid,
     /// Not a MAC address.
     #[error("mac {0:?}: expected six pairs of hexadecimal digits, as in 02:00:00:00:00:01")]
     Mac(String),
@@ -180,7 +183,8 @@ pub fn parse(spec: &PortSpec, configured: bool) -> Result<Purpose, InvalidPort> 
         Some(text) => Some(parse_mac(text).ok_or_else(|| InvalidPort::Mac(text.clone()))?),
         None => None,
     };
-    Ok(Purpose::Pod { port: PodPort { pod, addresses: spec.addresses.clone() }, mac, configured })
+    let uid = spec.uid.as_deref().map(PodUid::parse).transpose().map_err(|_| InvalidPort::Uid)?;
+    Ok(Purpose::Pod { port: PodPort { pod, uid, addresses: spec.addresses.clone() }, mac, configured })
 }
 
 fn is_unicast(address: &IpAddr) -> bool {
@@ -275,6 +279,7 @@ impl PortTable {
                 Purpose::Pod { port, mac, configured: false } => Some(PortSpec {
                     interface: interface.clone(),
                     pod: port.pod.to_string(),
+                    uid: port.uid.as_ref().map(|uid| uid.as_str().to_owned()),
                     addresses: port.addresses.clone(),
                     mac: mac.map(format_mac),
                 }),
@@ -393,7 +398,7 @@ mod tests {
 
     fn spec(interface: &str, pod: &str, addresses: &[&str]) -> PortSpec {
         let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        PortSpec { interface: interface.into(), pod: pod.into(), addresses, mac: None }
+        PortSpec { interface: interface.into(), pod: pod.into(), uid: None, addresses, mac: None }
     }
 
     fn want(table: &mut PortTable, spec: &PortSpec) -> Result<bool, InvalidPort> {

@@ -314,7 +314,7 @@ impl Publisher {
     #[must_use]
     pub fn closed(&self, ports: &[PodPort]) -> BTreeMap<ObjectName, String> {
         let mut closed = self.resolver.closed(|name| self.store.pod(name));
-        for PodPort { pod, addresses } in ports {
+        for PodPort { pod, addresses, .. } in ports {
             let known = self.compiled.get(pod).map(|(addresses, identity)| (addresses, *identity));
             if known != Some((addresses, self.identity(pod))) {
                 closed.entry(pod.clone()).or_insert_with(|| match &self.compile_error {

@@ -1,21 +1,31 @@
 //! Whose an address is.
 //!
 //! The sources say which pods there are; ports say which interface leads to which pod and which addresses it has, and
-//! they outrank `status.podIPs`, which appears only later. Where the two cannot be brought together, nobody gets the
+//! they outrank `status.podIPs`, which appears only later. A port that says which pod it is by UID leads to no other of that
+//! name: a pod that is deleted and made again is not behind the interface of the one before. Where the two cannot be brought together, nobody gets the
 //! address and the port is closed: a packet judged as the wrong pod would be worse than none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use podgate_config::model::{Labels, ObjectName, Phase, Pod};
+use podgate_config::model::{Labels, ObjectName, Phase, Pod, PodUid};
 
 /// A pod port as far as identity goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodPort {
     /// Whose it is.
     pub pod: ObjectName,
+    /// Which of all pods that ever have this name; `None` if whoever added the port does not say.
+    pub uid: Option<PodUid>,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
+}
+
+impl PodPort {
+    /// Whether a pod of this name is the one behind the port, as far as both say.
+    fn leads_to(&self, pod: &Pod) -> bool {
+        self.uid.is_none() || pod.uid.is_none() || self.uid == pod.uid
+    }
 }
 
 /// Brings the sources' pods and the ports together, change by change.
@@ -24,7 +34,7 @@ pub struct PodPort {
 /// address is, so that the pod's node can reach it.
 #[derive(Debug, Default)]
 pub struct Resolver {
-    ports: BTreeMap<ObjectName, Vec<IpAddr>>,
+    ports: BTreeMap<ObjectName, PodPort>,
     /// What each live pod with a network of its own claims.
     claims: HashMap<ObjectName, Vec<IpAddr>>,
     claimants: HashMap<IpAddr, BTreeSet<ObjectName>>,
@@ -47,8 +57,8 @@ impl Resolver {
     /// Takes over the ports, and whether the sources were once without error. Gives the pods for which that may make a
     /// difference.
     pub fn set_ports(&mut self, ports: &[PodPort], synced: bool) -> BTreeSet<ObjectName> {
-        let now: BTreeMap<ObjectName, Vec<IpAddr>> =
-            ports.iter().map(|port| (port.pod.clone(), port.addresses.clone())).collect();
+        let now: BTreeMap<ObjectName, PodPort> =
+            ports.iter().map(|port| (port.pod.clone(), port.clone())).collect();
         let before = std::mem::replace(&mut self.ports, now);
         let all = synced != std::mem::replace(&mut self.synced, synced);
         let names = before.keys().chain(self.ports.keys());
@@ -90,9 +100,9 @@ impl Resolver {
 
     fn claimed(&self, name: &ObjectName, raw: Option<&Pod>) -> Vec<IpAddr> {
         match (raw, self.ports.get(name)) {
-            (Some(pod), Some(addresses)) if pod.is_subject() => addresses.clone(),
-            (Some(pod), None) if pod.is_subject() => pod.addresses.clone(),
-            (None, Some(addresses)) if !self.synced => addresses.clone(),
+            (Some(pod), Some(port)) if pod.is_subject() && port.leads_to(pod) => port.addresses.clone(),
+            (Some(pod), _) if pod.is_subject() => pod.addresses.clone(),
+            (None, Some(port)) if !self.synced => port.addresses.clone(),
             _ => Vec::new(),
         }
     }
@@ -121,8 +131,11 @@ impl Resolver {
     #[must_use]
     pub fn closed<'a>(&self, raw: impl Fn(&ObjectName) -> Option<&'a Pod>) -> BTreeMap<ObjectName, String> {
         let mut closed = BTreeMap::new();
-        for name in self.ports.keys() {
+        for (name, port) in &self.ports {
             let reason = match raw(name) {
+                Some(pod) if !port.leads_to(pod) => {
+                    Some("is another one now, with another UID than the port's")
+                }
                 Some(pod) if pod.is_subject() => None,
                 Some(pod) if pod.host_network => Some("is a hostNetwork pod and has no network of its own"),
                 Some(_) => Some("is finished"),
@@ -170,7 +183,7 @@ mod tests {
     }
 
     fn port(pod: &str, address: &str) -> PodPort {
-        PodPort { pod: name(pod), addresses: vec![ip(address)] }
+        PodPort { pod: name(pod), uid: None, addresses: vec![ip(address)] }
     }
 
     /// What sources say, and a resolver that follows it.
@@ -245,6 +258,26 @@ mod tests {
         world.ports(&[port("web", "10.0.0.1")], true);
         assert_eq!(world.addresses("web"), None);
         assert_eq!(world.closed().len(), 1);
+    }
+
+    #[test]
+    fn a_successor_is_not_behind_its_predecessors_port() {
+        let uid = |text: &str| PodUid::parse(text).ok();
+        let mut world = World::default();
+        world.pods(&[("web", "10.0.0.1")]);
+        world.ports(&[PodPort { uid: uid("1"), ..port("web", "10.0.0.1") }], true);
+        assert!(world.closed().is_empty(), "the source does not say which it is");
+        world.raw.get_mut(&name("web")).unwrap().uid = uid("1");
+        assert!(world.closed().is_empty());
+        let successor = Pod { uid: uid("2"), addresses: vec![ip("10.0.0.2")], ..placeholder(&name("web")) };
+        world.raw.insert(name("web"), successor);
+        world.resolver.update([name("web")].into(), |name| world.raw.get(name));
+        assert_eq!(world.addresses("web"), Some(vec![ip("10.0.0.2")]), "its own, not the port's");
+        assert!(world.closed()[&name("web")].contains("UID"));
+        // Its own port.
+        world.ports(&[PodPort { uid: uid("2"), ..port("web", "10.0.0.3") }], true);
+        assert_eq!(world.addresses("web"), Some(vec![ip("10.0.0.3")]));
+        assert!(world.closed().is_empty());
     }
 
     #[test]

@@ -179,6 +179,7 @@ pub async fn add_port(pod: &LabPod) -> anyhow::Result<()> {
     let port = PortSpec {
         interface: pod.interface.clone(),
         pod: pod.name.clone(),
+        uid: None,
         addresses: pod.addresses.clone(),
         mac: None,
     };

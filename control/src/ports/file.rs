@@ -104,6 +104,7 @@ mod tests {
         let spec = PortSpec {
             interface: "veth0".into(),
             pod: "shop/web".into(),
+            uid: Some("6d1f0a52".into()),
             addresses: vec!["10.0.0.1".parse().unwrap()],
             mac: None,
         };
