@@ -119,15 +119,30 @@ pub struct KindStatus {
 }
 
 impl KindStatus {
-    /// What is wrong, in one line.
-    pub(crate) fn problem(&self) -> Option<String> {
-        let error = self.error.as_ref()?;
-        let instead = match self.synced {
-            true => "what the API server said last stays in force",
-            false => "the API server has not said anything yet",
+    /// What is wrong, in one line for all kinds that have the same.
+    pub(crate) fn problems(kinds: &[Self]) -> Vec<String> {
+        let mut same: Vec<(&str, bool, Vec<&Self>)> = Vec::new();
+        for kind in kinds {
+            let Some(error) = kind.error.as_deref() else { continue };
+            match same.iter_mut().find(|(known, synced, _)| *known == error && *synced == kind.synced) {
+                Some((.., kinds)) => kinds.push(kind),
+                None => same.push((error, kind.synced, vec![kind])),
+            }
+        }
+        let line = |(error, synced, kinds): (&str, bool, Vec<&Self>)| {
+            let away = kinds.iter().filter_map(|kind| kind.away_seconds).max().unwrap_or_default();
+            let names: Vec<&str> = kinds.iter().map(|kind| kind.kind.as_str()).collect();
+            let instead = match synced {
+                true => "what it said last stays in force",
+                false => "it has not said anything yet",
+            };
+            format!(
+                "the API server is not followed for {} ({}): {error}; {instead}",
+                duration(away),
+                names.join(", ")
+            )
         };
-        let seconds = duration(self.away_seconds.unwrap_or_default());
-        Some(format!("{}: not followed for {seconds}: {error}; {instead}", self.kind))
+        same.into_iter().map(line).collect()
     }
 }
 

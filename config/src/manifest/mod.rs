@@ -66,7 +66,11 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file, self.document)?;
+        match self.file.as_str() {
+            // What a server has stands in no document.
+            server::SERVER => write!(f, "{}: ", self.file)?,
+            file => write!(f, "{file}:{}: ", self.document)?,
+        }
         match (self.kind.as_str(), self.name.as_str()) {
             ("", "") => {}
             ("", name) => write!(f, "{name}: ")?,

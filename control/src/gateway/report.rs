@@ -97,7 +97,7 @@ impl Gateway {
             let [mut errors, warnings] = lines(findings);
             let kinds: Vec<KindStatus> = api.kinds.iter().map(kind_status).collect();
             // First of all: it may explain everything else.
-            errors.splice(..0, kinds.iter().filter_map(KindStatus::problem));
+            errors.splice(..0, KindStatus::problems(&kinds));
             sources.push(SourceStatus {
                 kind: SERVER.to_owned(),
                 paths: vec![api.server],

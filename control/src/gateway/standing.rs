@@ -187,6 +187,9 @@ impl Known<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use podgate_config::manifest::server::{self, ServerKind};
     use podgate_config::manifest::{ObjectValue, decode};
     use podgate_config::model::Pod;
     use podgate_dataplane::policy::Delivery;
@@ -202,6 +205,7 @@ mod tests {
         store: Store,
         files: BTreeMap<String, FileObjects>,
         findings: Vec<Finding>,
+        api_findings: Vec<Finding>,
         unpublished: BTreeMap<ObjectName, Option<u64>>,
         generations: Generations,
         error: Option<String>,
@@ -217,6 +221,7 @@ mod tests {
                 store: Store::default(),
                 files: BTreeMap::new(),
                 findings: Vec::new(),
+                api_findings: Vec::new(),
                 unpublished: BTreeMap::new(),
                 generations: Generations::default(),
                 error: None,
@@ -238,7 +243,23 @@ mod tests {
                 Some(decoded) => self.findings.extend(decoded.findings),
             }
             let files: Vec<FileObjects> = self.files.values().cloned().collect();
-            for key in self.store.update(&files) {
+            let changed = self.store.update(&files);
+            self.compile(changed);
+        }
+
+        /// The API server says this of a policy.
+        fn serve(&mut self, policy: &str) {
+            let page = format!(r#"{{"metadata": {{"resourceVersion": "1"}}, "items": [{policy}]}}"#);
+            let kind = ServerKind::NetworkPolicy;
+            let served = server::page(kind, page.as_bytes()).unwrap().objects.remove(0);
+            let key = Key::of_server(kind, &served.namespace, &served.name).unwrap();
+            self.api_findings = served.findings;
+            let changed = self.store.take_api(vec![(key, served.value.map(Into::into))]);
+            self.compile(changed);
+        }
+
+        fn compile(&mut self, changed: BTreeSet<Key>) {
+            for key in changed {
                 match (&key, self.store.get(&key)) {
                     (Key::Policy(name), value) => {
                         let state = self.world.live().compiler().policy_state(name);
@@ -272,7 +293,7 @@ mod tests {
                 unpublished: &self.unpublished,
                 generations: &self.generations,
                 findings: &self.findings,
-                api_findings: &[],
+                api_findings: &self.api_findings,
                 error: self.error.clone(),
                 open_since: (self.published > 0).then_some(1),
                 in_force: self.in_force,
@@ -387,6 +408,28 @@ mod tests {
             entry("d", Standing::InForce, Some(6)),
         ];
         assert_eq!(scene.told(), (expected.to_vec(), String::new()));
+    }
+
+    #[test]
+    fn what_is_not_understood_of_an_api_servers_policy_is_said() {
+        let mut scene = Scene::new(10);
+        let served = |peer: &str| {
+            let metadata = r#"{"name": "a", "namespace": "default", "uid": "1"}"#;
+            format!(
+                r#"{{"metadata": {metadata}, "spec": {{"podSelector": {{}}, "ingress": [{{"from": [{peer}]}}]}}}}"#
+            )
+        };
+        scene.serve(&served(r#"{"fqdn": "example.com"}"#));
+        scene.in_force = 1;
+        let (told, reasons) = scene.told();
+        assert_eq!(told, [entry("a", Standing::InPart, Some(1))]);
+        assert!(reasons.contains("allows nothing: spec.ingress[0].from[0].fqdn"), "{reasons}");
+        // A file of the same name says nothing about it, however bad.
+        scene.change("a.yaml", Some(&policy("a", "web").replace("podSelector", "podSelektor")));
+        assert_eq!(scene.told().0, [entry("a", Standing::InPart, Some(1))]);
+        scene.serve(&served(r#"{"podSelector": {}}"#));
+        scene.in_force = 3;
+        assert_eq!(scene.told(), (vec![entry("a", Standing::InForce, Some(3))], String::new()));
     }
 
     #[test]

@@ -28,12 +28,15 @@ pub enum LogError {
     Twice,
 }
 
+/// What others log for us to tell in our own words, each time it is met. The settings may have it all the same.
+const QUIET: &str = "kube_client=off";
+
 /// Begins to log. `levels` is a level, or `module=level` pairs joined by commas.
 ///
 /// # Errors
 /// [`LogError`].
 pub fn start(json: bool, levels: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(levels)
+    let filter = EnvFilter::try_new(format!("{QUIET},{levels}"))
         .map_err(|error| LogError::Levels { levels: levels.to_owned(), reason: error.to_string() })?;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

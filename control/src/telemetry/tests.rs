@@ -13,8 +13,8 @@ use super::http;
 use super::metrics::{DeviceCounts, Metrics};
 use crate::gateway::handle::{Ask, DropFeed, GatewayHandle, InForce};
 use crate::status::{
-    Decisions, PolicyHits, PortErrors, PortFlows, PortFragments, PortNeighbours, PortState, PortStatus,
-    Problem, SourceStatus, Status,
+    Decisions, KindStatus, PolicyHits, PortErrors, PortFlows, PortFragments, PortNeighbours, PortState,
+    PortStatus, Problem, SourceStatus, Status,
 };
 
 fn status(ready: bool) -> Status {
@@ -111,6 +111,58 @@ async fn readiness_says_what_is_missing() {
     let (code, body) = get(gateway(status(true)), "/readyz?verbose").await;
     assert_eq!(code, 200);
     assert!(body.contains("[+]source manifests") && body.contains("[!]source: p.yaml:1: bad"), "{body}");
+}
+
+/// A gateway that follows an API server, which is away.
+fn without_server() -> Status {
+    let kind = |kind: &str, current| KindStatus {
+        kind: kind.into(),
+        synced: true,
+        current,
+        objects: 5,
+        lists: 2,
+        failures: 3,
+        error: (!current).then(|| "it was silent for 15 s".into()),
+        away_seconds: (!current).then_some(200),
+    };
+    let kinds = vec![kind("Pod", false), kind("Node", true), kind("NetworkPolicy", false)];
+    let errors = KindStatus::problems(&kinds);
+    let mut status = status(true);
+    status.problems = errors
+        .iter()
+        .map(|line| Problem { error: true, subject: "source".into(), message: line.clone() })
+        .collect();
+    status.sources[0] = SourceStatus {
+        kind: "kubernetes".into(),
+        files: 0,
+        bad_files: 0,
+        kinds,
+        errors,
+        ..status.sources[0].clone()
+    };
+    status
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_leaves_it_ready_and_is_told() {
+    let (code, body) = get(gateway(without_server()), "/readyz?verbose").await;
+    assert_eq!(code, 200);
+    assert!(body.contains("[+]source kubernetes synced"), "{body}");
+    let line = "[!]source: the API server is not followed for 3 min (Pod, NetworkPolicy): it was silent for 15 s; what \
+                it said last stays in force\n";
+    assert!(body.contains(line), "{body}");
+    let text = Metrics::new().unwrap().render(&without_server(), &[], &[], 0);
+    for line in [
+        "podgate_source_synced{source=\"kubernetes\"} 1",
+        "podgate_source_errors{source=\"kubernetes\"} 1",
+        "podgate_source_current{source=\"kubernetes\",kind=\"Pod\"} 0",
+        "podgate_source_current{source=\"kubernetes\",kind=\"Node\"} 1",
+        "podgate_source_objects{source=\"kubernetes\",kind=\"Pod\"} 5",
+        "podgate_source_lists_total{source=\"kubernetes\",kind=\"Pod\"} 2",
+        "podgate_source_failures_total{source=\"kubernetes\",kind=\"Pod\"} 3",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
 }
 
 #[tokio::test]

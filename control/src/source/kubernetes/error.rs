@@ -106,6 +106,8 @@ impl ApiError {
     pub(super) fn of(error: kube::Error, kind: ServerKind, access: &str) -> Self {
         let status = match error {
             kube::Error::Api(status) => status,
+            kube::Error::Service(error) => return Self::Connection(chain(&*error)),
+            kube::Error::HyperError(error) => return Self::Connection(chain(&error)),
             other => return Self::Connection(chain(&other)),
         };
         let message = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
@@ -147,6 +149,10 @@ fn line(text: &str) -> String {
 /// An error with its causes, each once: the outer ones often say no more than that something failed.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
+    // kube's wrapping says nothing.
+    for wrapping in ["ServiceError: ", "HyperError: "] {
+        text = text.strip_prefix(wrapping).map(ToOwned::to_owned).unwrap_or(text);
+    }
     let mut cause = error.source();
     while let Some(error) = cause {
         let part = error.to_string();
