@@ -10,7 +10,8 @@
 //! - **A watch has an end of ours.** A connection that is dead without a word is noticed when that has passed and nothing came.
 //! - **A look before every watch.** A server that was restored from a backup answers a watch from a version that it has not
 //!   reached yet with 200 and silence. It cannot be at an earlier version than one that it has told us; if it is, everything is
-//!   listed anew.
+//!   listed anew. The kind that changed last shows it, and the others are told: what they know may be wrong below a version that
+//!   the server has again.
 //! - **A list from time to time**, for a restored server may have come past our version before we looked, and because a list is
 //!   the truth and events are hearsay. It costs the server most, so it is the rarer the longer it takes.
 //! - **Own back-off, capped at a few seconds**: a server that comes back is found soon, and by each node at another moment.
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podgate_config::manifest::server::{Page, ServerEvent};
+use tokio::sync::watch;
 
 use super::client::Server;
 use super::error::ApiError;
@@ -61,6 +63,8 @@ pub(super) struct Follower {
     backoff: Backoff,
     /// When everything is to be listed again.
     relist: Instant,
+    /// Whether another kind has shown that the server was restored.
+    restores: watch::Receiver<u64>,
 }
 
 impl Follower {
@@ -72,7 +76,8 @@ impl Follower {
     ) -> Self {
         let mirror = Mirror::new(followed.kind);
         let backoff = Backoff::new(timing.longest_pause);
-        Self { followed, server, shared, timing, mirror, backoff, relist: Instant::now() }
+        let restores = shared.restores();
+        Self { followed, server, shared, timing, mirror, backoff, relist: Instant::now(), restores }
     }
 
     /// Never ends.
@@ -114,6 +119,7 @@ impl Follower {
     /// Lists everything.
     async fn list(&mut self) -> Result<Next, ApiError> {
         let begin = Instant::now();
+        self.restores.mark_unchanged();
         let mut size = PAGE;
         let (listing, version) = loop {
             match self.pages(size).await {
@@ -163,7 +169,7 @@ impl Follower {
 
     /// Finds out whether the server is where it must be, and whether it is time for a list.
     async fn look(&self, version: &str) -> Result<Next, ApiError> {
-        if self.relist <= Instant::now() {
+        if self.relist <= Instant::now() || self.restores.has_changed().unwrap_or_default() {
             return Ok(Next::List);
         }
         let now = self.server.page(self.followed.kind, 1, None).await?.resource_version;
@@ -174,6 +180,7 @@ impl Follower {
                 now,
                 "the API server is at an earlier version than it was, as after a restore; everything is listed anew"
             );
+            self.shared.restored();
             return Ok(Next::List);
         }
         Ok(Next::Watch(version.to_owned()))
@@ -216,10 +223,14 @@ impl Follower {
         let margin = self.timing.answer.min(MARGIN);
         let mut heard = false;
         loop {
-            let event = match tokio::time::timeout_at(end + margin, events.next()).await {
-                Ok(event) => event?,
-                Err(_) if heard => return Ok(()),
-                Err(_) => return Err(ApiError::Silent(time + margin)),
+            let event = tokio::select! {
+                event = events.next() => event?,
+                _ = self.restores.changed() => {
+                    return Err(ApiError::Gone("another kind shows that the server was restored".to_owned()));
+                }
+                () = tokio::time::sleep_until(end + margin) => {
+                    return if heard { Ok(()) } else { Err(ApiError::Silent(time + margin)) };
+                }
             };
             let change = match event {
                 None => return Ok(()),

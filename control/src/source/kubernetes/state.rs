@@ -93,6 +93,8 @@ pub(super) struct Shared {
     inner: Arc<Mutex<Inner>>,
     /// Counts what there is to take.
     news: watch::Sender<u64>,
+    /// Counts how often the server was found to be another than before.
+    restored: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -115,7 +117,8 @@ impl Shared {
             since: SystemTime::now(),
         };
         let inner = Arc::new(Mutex::new(inner));
-        Arc::new(Self { server: server.to_owned(), inner, news: watch::channel(0).0 })
+        let (news, restored) = (watch::channel(0).0, watch::channel(0).0);
+        Arc::new(Self { server: server.to_owned(), inner, news, restored })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -125,6 +128,16 @@ impl Shared {
     /// Somebody to give the changes to: there may be one.
     pub fn subscribe(&self) -> Subscription {
         Subscription { server: self.server.clone(), inner: self.inner.clone(), news: self.news.subscribe() }
+    }
+
+    /// One kind shows that the server was restored from a backup.
+    pub fn restored(&self) {
+        self.restored.send_modify(|count| *count += 1);
+    }
+
+    /// Changes when one kind shows that.
+    pub fn restores(&self) -> watch::Receiver<u64> {
+        self.restored.subscribe()
     }
 
     /// Ends when nobody asks any more.

@@ -285,6 +285,25 @@ fn a_server_that_was_restored_is_noticed() {
     seen.until("what comes after it", |seen| seen.has("next", "3", "10.0.0.3"));
 }
 
+/// Of the namespaces nothing was heard since a version that the restored server has passed: by theirs nobody could tell.
+#[test]
+fn one_kind_shows_for_all_that_a_server_was_restored() {
+    let fake = Fake::start();
+    fake.set(PODS, pod("kept", "k", "10.0.0.1"));
+    let mut seen = Seen::of(&fake, TIMING);
+    seen.until("the first lists", |seen| seen.synced && seen.all_current());
+    let version = fake.with(|inner| inner.version);
+    for address in 1..20 {
+        fake.set(PODS, pod("busy", "b", &format!("10.0.1.{address}")));
+    }
+    seen.until("what happened to pods", |seen| seen.has("busy", "b", "10.0.1.19"));
+    let mut objects = fake.with(|inner| inner.objects.clone());
+    let namespace = json!({"metadata": {"name": "shop", "resourceVersion": "5", "labels": {"a": "b"}}});
+    objects.insert((NAMESPACES.to_owned(), "shop".to_owned()), namespace);
+    fake.restore(version + 5, objects);
+    seen.until("the namespace", |seen| seen.objects.len() == 3);
+}
+
 #[test]
 fn a_list_from_time_to_time_finds_what_no_event_told() {
     let fake = Fake::start();
