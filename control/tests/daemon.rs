@@ -6,11 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -203,8 +204,7 @@ impl Node {
         let path = path.to_owned();
         let get = move || {
             let mut stream = TcpStream::connect("127.0.0.1:9469").unwrap();
-            std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
-                .unwrap();
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
             answer
@@ -495,4 +495,93 @@ fn ports_come_and_go_with_their_interfaces() {
     assert!(kept.contains("\"vx\"") && !kept.contains("\"vb\""), "{kept}");
     assert_eq!(node.end("-INT"), Some(0));
     assert!(!node.log().contains("frames were lost"), "{}", node.log());
+}
+
+/// An API server that has one namespace and the policy of [`policy`] for port 8080, and answers while it may.
+fn api_server(listener: TcpListener, answers: Arc<AtomicBool>) {
+    let serve = move |stream: TcpStream| -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let mut stream = stream;
+        while let Some(request) = lines.next() {
+            let request = request?;
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let namespace = r#"{"metadata": {"name": "shop", "uid": "n"}}"#;
+            let policy = r#"{"metadata": {"name": "b", "namespace": "shop", "uid": "p"}, "spec": {"policyTypes": ["Ingress"],
+                "podSelector": {"matchLabels": {"app": "b"}}, "ingress": [{"ports": [{"port": 8080}]}]}}"#;
+            let items = match request.split(['?', ' ']).nth(1) {
+                Some("/api/v1/namespaces") => namespace,
+                Some("/apis/networking.k8s.io/v1/networkpolicies") => policy,
+                _ => "",
+            };
+            if !answers.load(Ordering::Relaxed) {
+                stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")?;
+            } else if request.contains("watch=true") {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+                thread::sleep(Duration::from_secs(1));
+                stream.write_all(b"0\r\n\r\n")?;
+            } else {
+                let list = format!(r#"{{"metadata": {{"resourceVersion": "7"}}, "items": [{items}]}}"#);
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", list.len());
+                stream.write_all((head + &list).as_bytes())?;
+            }
+        }
+        Ok(())
+    };
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream));
+        }
+    });
+}
+
+#[test]
+fn an_api_server_counts_before_manifests_and_stays_in_force_when_it_is_away() {
+    let mut node = Node::new();
+    node.write("policy.yaml", &policy("{port: 80}"));
+    let listener = node.namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
+        listener.local_addr().unwrap()
+    );
+    fs::write(node.path("kubeconfig"), kubeconfig).unwrap();
+    let answers = Arc::new(AtomicBool::new(false));
+    api_server(listener, answers.clone());
+    let file = node.path("kubeconfig").display().to_string();
+    node.start_with(&["--kubeconfig", &file, "--node-name", "node-1", "--set=kubernetes_watch=1"]);
+    node.add_port("a", "10.244.0.1");
+    node.add_port("b", "10.244.0.2");
+    // The manifests are good, but half of the policies may be missing.
+    let told = |node: &Node, word: &str| {
+        let status = node.status();
+        status.problems.iter().any(|problem| problem.subject == "source" && problem.message.contains(word))
+    };
+    node.wait("it is told", |node| told(node, "it answers 503"));
+    let status = node.status();
+    assert!(!status.ready && !status.synced && status.node.as_deref() == Some("node-1"), "{status:?}");
+    assert!(!node.connects(80) && !node.connects(8080));
+
+    answers.store(true, Ordering::Relaxed);
+    node.wait("everything is known", ready);
+    assert!(node.connects(8080) && !node.connects(80), "{}", node.log());
+    node.wait("the other one is told", |node| told(node, "the API server has it too"));
+
+    answers.store(false, Ordering::Relaxed);
+    node.wait("it is away", |node| told(node, "what it said last stays in force"));
+    assert!(ready(&node) && node.connects(8080) && !node.connects(80), "{}", node.log());
+    assert!(node.http("/metrics").contains("podgate_source_current{source=\"kubernetes\",kind=\"Pod\"} 0"));
+    answers.store(true, Ordering::Relaxed);
+    node.wait("it is back", |node| !told(node, "what it said last stays in force"));
+
+    // What cannot be used is one line, before anything is touched.
+    let missing = node.path("nowhere").display().to_string();
+    let socket = format!("--set=socket={}", node.path("other").display());
+    let refused = node
+        .command(&["run", "--kubeconfig", &missing, &socket, "--set=metrics_bind_address=none"])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(&missing), "{refused:?}");
 }
