@@ -10,6 +10,7 @@ use podgate_bench::manifest::objects_of;
 use podgate_bench::spread::quantile;
 use podgate_bench::world::{Shape, cluster};
 use podgate_config::manifest::server::{self, Served, ServerEvent, ServerKind};
+use podgate_control::source::kubernetes::{Changed, Said};
 use podgate_control::store::{Key, Store, merge_with};
 use serde_json::{Value, json};
 
@@ -40,9 +41,9 @@ fn padded(mut object: Value, version: usize) -> Value {
     object
 }
 
-fn changed(kind: ServerKind, served: Served) -> Option<podgate_control::source::kubernetes::Changed> {
+fn changed(kind: ServerKind, served: Served) -> Option<Changed> {
     let key = Key::of_server(kind, &served.namespace, &served.name)?;
-    Some((key, served.value.map(Into::into)))
+    Some((key, served.value.map_or(Said::NotUnderstood, |value| Said::Is(value.into()))))
 }
 
 fn main() -> anyhow::Result<()> {

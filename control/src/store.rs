@@ -6,7 +6,7 @@
 //! [`merge`] takes everything at once and says what does not fit together; a [`Store`] follows the sources and says which
 //! objects are others than before. Files come as a whole; an API server's objects come one by one, and cost no more than that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use podgate_config::manifest::server::{SERVER, ServerKind};
 use podgate_config::manifest::{self, Finding, Object, ObjectValue, Severity};
 use podgate_config::model::{Cluster, NamespaceName, NodeName, ObjectName, Pod};
 
-use crate::source::kubernetes::Changed;
+use crate::source::kubernetes::{Changed, Said};
 use crate::source::{FileId, FileObjects};
 
 /// What all sources say together.
@@ -45,15 +45,33 @@ pub fn merge(files: &[FileObjects]) -> Merged {
 
 /// Merges an API server's objects and the files'.
 #[must_use]
-pub fn merge_with(api: &[Arc<ObjectValue>], files: &[FileObjects]) -> Merged {
+pub fn merge_with(api: &[ApiObject], files: &[FileObjects]) -> Merged {
     let mut cluster = Cluster::default();
     let mut findings = Vec::new();
     let mut places = Places::new();
     let server: Arc<str> = Arc::from(SERVER);
-    for value in api {
-        places.insert(identify(value), (server.clone(), 0));
-        insert(&mut cluster, value);
+    let namespaces = namespaces(api, files);
+    let mut homeless: BTreeMap<&NamespaceName, usize> = BTreeMap::new();
+    for (key, value) in api {
+        let (kind, name) = key.parts();
+        places.insert((kind, name), (server.clone(), 0));
+        match (key, value) {
+            (Key::Pod(name), Some(_)) if !namespaces.contains(&name.namespace) => {
+                *homeless.entry(&name.namespace).or_default() += 1;
+            }
+            (_, Some(value)) => insert(&mut cluster, value),
+            (_, None) => {}
+        }
     }
+    findings.extend(homeless.into_iter().map(|(namespace, pods)| Finding {
+        severity: Severity::Warning,
+        file: SERVER.to_owned(),
+        document: 0,
+        kind: NAMESPACE.to_owned(),
+        name: namespace.to_string(),
+        field: String::new(),
+        message: format!("is not known, so its pods ({pods}) count as not there"),
+    }));
     for file in files {
         for object in file.objects.iter() {
             let (kind, name) = identify(&object.value);
@@ -83,6 +101,25 @@ pub fn merge_with(api: &[Arc<ObjectValue>], files: &[FileObjects]) -> Merged {
     }
     findings.extend(manifest::review(&cluster).into_iter().map(|finding| locate(finding, &places)));
     Merged { cluster, findings }
+}
+
+/// The namespaces that count.
+fn namespaces<'o>(api: &'o [ApiObject], files: &'o [FileObjects]) -> HashSet<&'o NamespaceName> {
+    let mut namespaces = HashSet::new();
+    for object in files.iter().flat_map(|file| file.objects.iter()) {
+        if let ObjectValue::Namespace(namespace) = &object.value {
+            namespaces.insert(namespace.name());
+        }
+    }
+    for (key, value) in api {
+        if let Key::Namespace(name) = key {
+            match value {
+                Some(_) => namespaces.insert(name),
+                None => namespaces.remove(name),
+            };
+        }
+    }
+    namespaces
 }
 
 fn identify(value: &ObjectValue) -> (&'static str, String) {
@@ -148,16 +185,22 @@ impl Key {
             ServerKind::NetworkPolicy => ObjectName::parse(namespace, name).ok().map(Self::Policy),
         }
     }
+
+    /// Kind and name.
+    fn parts(&self) -> (&'static str, String) {
+        match self {
+            Self::Namespace(name) => (NAMESPACE, name.to_string()),
+            Self::Node(name) => (NODE, name.to_string()),
+            Self::Policy(name) => (NETWORK_POLICY, name.to_string()),
+            Self::Pod(name) => (POD, name.to_string()),
+        }
+    }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Namespace(name) => write!(f, "{NAMESPACE} {name}"),
-            Self::Node(name) => write!(f, "{NODE} {name}"),
-            Self::Policy(name) => write!(f, "{NETWORK_POLICY} {name}"),
-            Self::Pod(name) => write!(f, "{POD} {name}"),
-        }
+        let (kind, name) = self.parts();
+        write!(f, "{kind} {name}")
     }
 }
 
@@ -178,10 +221,17 @@ type Place = (Arc<FileId>, usize);
 /// What a file says, one object after the other.
 type Objects = Arc<[Object]>;
 
+/// An object that an API server has; without a value if it is not understood.
+pub type ApiObject = (Key, Option<Arc<ObjectValue>>);
+
 /// The objects of an API server, and those of all files, file by file.
+///
+/// An object of the API server that is not understood hides those of files all the same. A pod of the API server counts as
+/// not there as long as its namespace is not known: the two come by different watches, and without labels it would be a peer
+/// of whoever asks for namespaces that do not have one.
 #[derive(Debug, Default)]
 pub struct Store {
-    api: HashMap<Key, Arc<ObjectValue>>,
+    api: HashMap<Key, Option<Arc<ObjectValue>>>,
     files: BTreeMap<Arc<FileId>, Objects>,
     /// Where the objects of a name stand in files; the first counts.
     places: HashMap<Key, BTreeSet<Place>>,
@@ -191,24 +241,40 @@ impl Store {
     /// Takes over what an API server says of these objects now, and gives the names whose objects came, went or are others.
     pub fn take_api(&mut self, changes: Vec<Changed>) -> BTreeSet<Key> {
         let mut changed = BTreeSet::new();
-        for (key, value) in changes {
-            let before = match value {
-                Some(value) => self.api.insert(key.clone(), value),
-                None => self.api.remove(&key),
-            };
-            let in_files = || {
-                let (objects, place) = self.place(&key)?;
-                Some(objects.get(place)?.value.clone())
-            };
-            let same = match before {
-                Some(before) => Some(&*before) == self.get(&key),
-                None => in_files().as_ref() == self.get(&key),
-            };
-            if !same {
-                changed.insert(key);
+        let mut namespaces = HashSet::new();
+        for (key, said) in changes {
+            let (api, file) = (self.api.get(&key).cloned(), self.place(&key));
+            match said {
+                Said::Is(value) => drop(self.api.insert(key.clone(), Some(value))),
+                Said::NotUnderstood => drop(self.api.insert(key.clone(), None)),
+                Said::Gone => drop(self.api.remove(&key)),
             }
+            let before = match &api {
+                Some(value) => value.as_deref(),
+                None => file.as_ref().and_then(|(objects, place)| Some(&objects.get(*place)?.value)),
+            };
+            let now = self.said(&key);
+            if before == now {
+                continue;
+            }
+            if let Key::Namespace(name) = &key
+                && before.is_some() != now.is_some()
+            {
+                namespaces.insert(name.clone());
+            }
+            changed.insert(key);
         }
+        changed.extend(self.api_pods(&namespaces));
         changed
+    }
+
+    /// The API server's pods in these namespaces.
+    fn api_pods(&self, namespaces: &HashSet<NamespaceName>) -> Vec<Key> {
+        if namespaces.is_empty() {
+            return Vec::new();
+        }
+        let is_in = |key: &&Key| matches!(key, Key::Pod(name) if namespaces.contains(&name.namespace));
+        self.api.keys().filter(is_in).cloned().collect()
     }
 
     /// Takes over what the files say now, in the order of sources, and gives the names whose objects came, went or are
@@ -252,11 +318,22 @@ impl Store {
                 self.places.entry(Key::from(&object.value)).or_default().insert((id.clone(), place));
             }
         }
+        let mut namespaces = HashSet::new();
         before.retain(|key, before| {
             let before = before.as_ref().and_then(|(objects, place)| objects.get(*place));
-            !self.api.contains_key(key) && before.map(|object| &object.value) != self.get(key)
+            let (before, now) = (before.map(|object| &object.value), self.said(key));
+            let differs = !self.is_of_api(key) && before != now;
+            if let Key::Namespace(name) = key
+                && differs
+                && before.is_some() != now.is_some()
+            {
+                namespaces.insert(name.clone());
+            }
+            differs
         });
-        before.into_keys().collect()
+        let mut changed: BTreeSet<Key> = before.into_keys().collect();
+        changed.extend(self.api_pods(&namespaces));
+        changed
     }
 
     /// Where in the files the object of this name stands.
@@ -265,11 +342,22 @@ impl Store {
         Some((self.files.get(id)?.clone(), *place))
     }
 
-    /// The object of this name.
+    /// The object of this name, if it counts.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&ObjectValue> {
+        if let Key::Pod(name) = key
+            && self.is_of_api(key)
+            && self.said(&Key::Namespace(name.namespace.clone())).is_none()
+        {
+            return None;
+        }
+        self.said(key)
+    }
+
+    /// What the source that counts says of this name.
+    fn said(&self, key: &Key) -> Option<&ObjectValue> {
         if let Some(value) = self.api.get(key) {
-            return Some(value);
+            return value.as_deref();
         }
         let (id, place) = self.places.get(key)?.first()?;
         self.files.get(id)?.get(*place).map(|object| &object.value)
@@ -277,8 +365,8 @@ impl Store {
 
     /// The API server's objects, in no order.
     #[must_use]
-    pub fn api_objects(&self) -> Vec<Arc<ObjectValue>> {
-        self.api.values().cloned().collect()
+    pub fn api_objects(&self) -> Vec<ApiObject> {
+        self.api.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// Whether the object of this name is the API server's.
@@ -358,6 +446,48 @@ mod tests {
         assert_eq!((label(&store, "cache").as_deref(), label(&store, "db")), (Some("hidden"), None));
     }
 
+    fn namespace(name: &str) -> Changed {
+        let text = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}");
+        let value = decode("", text.as_bytes()).objects.remove(0).value;
+        (Key::from(&value), Said::Is(Arc::new(value)))
+    }
+
+    /// Otherwise it would be in every namespace selector that asks for the absence of a label.
+    #[test]
+    fn a_pod_counts_when_its_namespace_is_known() {
+        let text = "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}, spec: {}}";
+        let pod = decode("", text.as_bytes()).objects.remove(0).value;
+        let web = Key::from(&pod);
+        let mut store = Store::default();
+        store.take_api(vec![(web.clone(), Said::Is(Arc::new(pod)))]);
+        assert!(store.get(&web).is_none());
+        let merged = merge_with(&store.api_objects(), &[]);
+        assert!(merged.cluster.pods.is_empty());
+        assert!(
+            merged.findings[0].to_string().contains("its pods (1) count as not there"),
+            "{:?}",
+            merged.findings
+        );
+
+        let (shop, said) = namespace("shop");
+        let both: BTreeSet<Key> = [shop.clone(), web.clone()].into();
+        assert_eq!(store.take_api(vec![(shop.clone(), said.clone())]), both);
+        assert!(store.get(&web).is_some());
+        assert_eq!(store.take_api(vec![(shop.clone(), Said::NotUnderstood)]), both);
+        assert!(store.get(&web).is_none());
+        assert_eq!(store.take_api(vec![(shop.clone(), Said::Gone)]), BTreeSet::new());
+        // A file knows it, too.
+        let files = [file("n.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")];
+        assert_eq!(store.update(&files), both);
+        assert!(store.get(&web).is_some());
+        assert_eq!(merge_with(&store.api_objects(), &files).cluster.pods.len(), 1);
+        assert_eq!(store.update(&[]), both);
+        // Pods of files need none.
+        store.take_api(vec![(web.clone(), Said::Gone)]);
+        store.update(&[file("p.yaml", text)]);
+        assert!(store.get(&web).is_some());
+    }
+
     /// The API server's version counts, and what only the files say shows again when the server has it no more.
     #[test]
     fn an_api_servers_objects_come_before_those_of_files() {
@@ -368,28 +498,35 @@ mod tests {
         };
         let served = |label: &str| {
             let value = decode("", text(label).as_bytes()).objects.remove(0).value;
-            (Key::from(&value), Some(Arc::new(value)))
+            (Key::from(&value), Said::Is(Arc::new(value)))
         };
         let web = Key::Pod(ObjectName::parse("default", "web").unwrap());
         let is = |store: &Store, label: &str| {
-            store.get(&web).is_some_and(|value| Some(value) == served(label).1.as_deref())
+            store.get(&web).is_some_and(|value| served(label).1 == Said::Is(Arc::new(value.clone())))
         };
         let mut store = Store::default();
+        store.take_api(vec![namespace("default")]);
         let files = [file("a.yaml", &text("file"))];
         assert_eq!(store.take_api(vec![served("api")]), [web.clone()].into());
         assert_eq!(store.update(&files), BTreeSet::new());
         assert!(is(&store, "api") && store.is_of_api(&web) && store.file(&web).is_none());
         assert_eq!(store.take_api(vec![served("api")]), BTreeSet::new());
         assert_eq!(store.update(&[file("a.yaml", &text("hidden"))]), BTreeSet::new());
-        assert_eq!(store.take_api(vec![(web.clone(), None)]), [web.clone()].into());
+        // What is not understood hides what files say, too.
+        assert_eq!(store.take_api(vec![(web.clone(), Said::NotUnderstood)]), [web.clone()].into());
+        assert!(store.get(&web).is_none() && store.is_of_api(&web));
+        let hidden = merge_with(&store.api_objects(), &files);
+        assert!(hidden.cluster.pods.is_empty() && hidden.findings.len() == 1, "{:?}", hidden.findings);
+        assert_eq!(store.take_api(vec![(web.clone(), Said::Gone)]), [web.clone()].into());
         assert!(is(&store, "hidden") && store.file(&web).is_some());
-        assert_eq!(store.take_api(vec![(web.clone(), None)]), BTreeSet::new());
+        assert_eq!(store.take_api(vec![(web.clone(), Said::Gone)]), BTreeSet::new());
         // The same as the file says is no change.
         assert_eq!(store.take_api(vec![served("hidden")]), BTreeSet::new());
         assert_eq!(store.update(&[]), BTreeSet::new());
-        assert_eq!(store.take_api(vec![(web.clone(), None)]), [web.clone()].into());
+        assert_eq!(store.take_api(vec![(web.clone(), Said::Gone)]), [web.clone()].into());
 
-        let both = merge_with(&[served("api").1.unwrap()], &files);
+        store.take_api(vec![served("api")]);
+        let both = merge_with(&store.api_objects(), &files);
         let lines: Vec<String> = both.findings.iter().map(ToString::to_string).collect();
         assert!(lines[0].starts_with("a.yaml:1: Pod default/web: "), "{lines:?}");
         assert!(lines[0].ends_with("its version counts"), "{lines:?}");

@@ -6,17 +6,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use podgate_control::netlink::Namespace;
 use podgate_control::status::{PoliciesStatus, PolicyStanding, PortState, Standing, Status};
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{self, ServerConfig, ServerConnection, StreamOwned};
 
 const PODS: &str = "\
 apiVersion: v1
@@ -126,6 +130,11 @@ impl Node {
     }
 
     fn start_with(&mut self, settings: &[&str]) {
+        self.start_as(settings, |_| {});
+    }
+
+    /// `prepare` is called where the gateway will run, in a thread that does nothing else.
+    fn start_as(&mut self, settings: &[&str], prepare: impl FnOnce(&mut Command) + Send + 'static) {
         let set = |key: &str, name: &str| format!("--set={key}={}", self.path(name).display());
         let mut command =
             self.command(&["run", "--set=metrics_bind_address=127.0.0.1:9469", "--set=frames=32768"]);
@@ -133,8 +142,11 @@ impl Node {
         command.args(settings).arg("-f").arg(self.path("manifests"));
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = self.namespace.run(move || command.spawn().unwrap()).unwrap();
-        self.gateway = Some(child);
+        let spawn = move || {
+            prepare(&mut command);
+            command.spawn().unwrap()
+        };
+        self.gateway = Some(self.namespace.run(spawn).unwrap());
         self.wait("the gateway answers", |node| node.try_status().is_some());
     }
 
@@ -497,42 +509,79 @@ fn ports_come_and_go_with_their_interfaces() {
     assert!(!node.log().contains("frames were lost"), "{}", node.log());
 }
 
-/// An API server that has one namespace and the policy of [`policy`] for port 8080, and answers while it may.
-fn api_server(listener: TcpListener, answers: Arc<AtomicBool>) {
-    let serve = move |stream: TcpStream| -> std::io::Result<()> {
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        let mut stream = stream;
-        while let Some(request) = lines.next() {
-            let request = request?;
-            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-            let namespace = r#"{"metadata": {"name": "shop", "uid": "n"}}"#;
-            let policy = r#"{"metadata": {"name": "b", "namespace": "shop", "uid": "p"}, "spec": {"policyTypes": ["Ingress"],
-                "podSelector": {"matchLabels": {"app": "b"}}, "ingress": [{"ports": [{"port": 8080}]}]}}"#;
-            let items = match request.split(['?', ' ']).nth(1) {
-                Some("/api/v1/namespaces") => namespace,
-                Some("/apis/networking.k8s.io/v1/networkpolicies") => policy,
-                _ => "",
-            };
-            if !answers.load(Ordering::Relaxed) {
+/// An API server that has one namespace, the policy of [`policy`] for port 8080, and one that is not understood.
+#[derive(Clone, Default)]
+struct ApiServer {
+    /// Otherwise it answers 503.
+    answers: Arc<AtomicBool>,
+    tls: Option<Arc<ServerConfig>>,
+    /// Whoever does not show it is not known.
+    token: Arc<Mutex<Option<&'static str>>>,
+}
+
+impl ApiServer {
+    fn listen(&self, listener: TcpListener) {
+        let server = self.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let server = server.clone();
+                // Whoever asks may go at any moment.
+                thread::spawn(move || server.serve(stream));
+            }
+        });
+    }
+
+    fn serve(&self, stream: TcpStream) -> io::Result<()> {
+        match &self.tls {
+            Some(tls) => {
+                let connection = ServerConnection::new(tls.clone()).map_err(io::Error::other)?;
+                self.converse(BufReader::new(StreamOwned::new(connection, stream)))
+            }
+            None => self.converse(BufReader::new(stream)),
+        }
+    }
+
+    fn converse<S: Read + Write>(&self, mut stream: BufReader<S>) -> io::Result<()> {
+        loop {
+            let mut lines =
+                stream.by_ref().lines().take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty()));
+            let Some(request) = lines.next().transpose()? else { return Ok(()) };
+            let headers = lines.collect::<io::Result<Vec<String>>>()?;
+            let token = self.token.lock().unwrap().map(|token| format!("authorization: Bearer {token}"));
+            let stream = stream.get_mut();
+            if !self.answers.load(Ordering::Relaxed) {
                 stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")?;
+            } else if token.is_some_and(|token| !headers.contains(&token)) {
+                stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")?;
             } else if request.contains("watch=true") {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+                stream.flush()?;
                 thread::sleep(Duration::from_secs(1));
                 stream.write_all(b"0\r\n\r\n")?;
             } else {
+                let namespace = r#"{"metadata": {"name": "shop", "uid": "n"}}"#;
+                let policy = r#"{"metadata": {"name": "b", "namespace": "shop", "uid": "p"}, "spec": {"policyTypes": ["Ingress"],
+                    "podSelector": {"matchLabels": {"app": "b"}}, "ingress": [{"ports": [{"port": 8080}]}]}},
+                    {"metadata": {"name": "odd", "namespace": "shop", "uid": "o"}, "spec": {"ingress": [7], "podSelector":
+                    {"matchLabels": {"app": "nobody"}}}}"#;
+                let items = match request.split(['?', ' ']).nth(1) {
+                    Some("/api/v1/namespaces") => namespace,
+                    Some("/apis/networking.k8s.io/v1/networkpolicies") => policy,
+                    _ => "",
+                };
                 let list = format!(r#"{{"metadata": {{"resourceVersion": "7"}}, "items": [{items}]}}"#);
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", list.len());
                 stream.write_all((head + &list).as_bytes())?;
             }
+            stream.flush()?;
         }
-        Ok(())
-    };
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let serve = serve.clone();
-            thread::spawn(move || serve(stream));
-        }
-    });
+    }
+}
+
+/// Whether the sources have a problem that says this.
+fn told(node: &Node, word: &str) -> bool {
+    let status = node.status();
+    status.problems.iter().any(|problem| problem.subject == "source" && problem.message.contains(word))
 }
 
 #[test]
@@ -547,32 +596,29 @@ fn an_api_server_counts_before_manifests_and_stays_in_force_when_it_is_away() {
         listener.local_addr().unwrap()
     );
     fs::write(node.path("kubeconfig"), kubeconfig).unwrap();
-    let answers = Arc::new(AtomicBool::new(false));
-    api_server(listener, answers.clone());
+    let server = ApiServer::default();
+    server.listen(listener);
     let file = node.path("kubeconfig").display().to_string();
     node.start_with(&["--kubeconfig", &file, "--node-name", "node-1", "--set=kubernetes_watch=1"]);
     node.add_port("a", "10.244.0.1");
     node.add_port("b", "10.244.0.2");
     // The manifests are good, but half of the policies may be missing.
-    let told = |node: &Node, word: &str| {
-        let status = node.status();
-        status.problems.iter().any(|problem| problem.subject == "source" && problem.message.contains(word))
-    };
     node.wait("it is told", |node| told(node, "it answers 503"));
     let status = node.status();
     assert!(!status.ready && !status.synced && status.node.as_deref() == Some("node-1"), "{status:?}");
     assert!(!node.connects(80) && !node.connects(8080));
 
-    answers.store(true, Ordering::Relaxed);
+    server.answers.store(true, Ordering::Relaxed);
     node.wait("everything is known", ready);
     assert!(node.connects(8080) && !node.connects(80), "{}", node.log());
     node.wait("the other one is told", |node| told(node, "the API server has it too"));
 
-    answers.store(false, Ordering::Relaxed);
+    server.answers.store(false, Ordering::Relaxed);
     node.wait("it is away", |node| told(node, "what it said last stays in force"));
     assert!(ready(&node) && node.connects(8080) && !node.connects(80), "{}", node.log());
-    assert!(node.http("/metrics").contains("podgate_source_current{source=\"kubernetes\",kind=\"Pod\"} 0"));
-    answers.store(true, Ordering::Relaxed);
+    let line = "podgate_source_current{source=\"kubernetes\",kind=\"Pod\"} 0";
+    node.wait("the metrics say so of pods", |node| node.http("/metrics").contains(line));
+    server.answers.store(true, Ordering::Relaxed);
     node.wait("it is back", |node| !told(node, "what it said last stays in force"));
 
     // What cannot be used is one line, before anything is touched.
@@ -584,4 +630,54 @@ fn an_api_server_counts_before_manifests_and_stays_in_force_when_it_is_away() {
         .unwrap();
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains(&missing), "{refused:?}");
+}
+
+#[test]
+fn a_pods_service_account_is_enough() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let tls = tls.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], der).unwrap();
+    let server = ApiServer {
+        answers: Arc::new(AtomicBool::new(true)),
+        tls: Some(Arc::new(tls)),
+        token: Arc::new(Mutex::new(Some("first"))),
+    };
+    let mut node = Node::new();
+    let listener = node.namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    server.listen(listener);
+
+    let account = node.path("account");
+    fs::create_dir(&account).unwrap();
+    for (name, content) in [("token", "first"), ("namespace", "kube-system"), ("ca.crt", &certificate.pem())]
+    {
+        fs::write(account.join(name), content).unwrap();
+    }
+    let settings = ["--set=kubernetes=in-cluster", "--set=kubernetes_watch=1"];
+    node.start_as(&settings, move |command| {
+        command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", port);
+        command.env("NODE_NAME", "node-7");
+        // As kubelet does it, and nobody else sees it.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        let place = "/run/secrets/kubernetes.io/serviceaccount";
+        fs::create_dir_all(place).unwrap();
+        mount(Some(&account), place, none, MsFlags::MS_BIND, none).unwrap();
+    });
+    node.add_port("a", "10.244.0.1");
+    node.add_port("b", "10.244.0.2");
+    node.wait("everything is known", ready);
+    assert_eq!(node.status().node.as_deref(), Some("node-7"));
+    assert!(node.connects(8080) && !node.connects(80), "{}", node.log());
+    *server.token.lock().unwrap() = Some("second");
+    node.wait("it is refused", |node| told(node, "401"));
+    assert!(ready(&node) && node.connects(8080), "{}", node.log());
+    fs::write(node.path("account").join("token"), "second").unwrap();
+    node.wait("it is known again", |node| !told(node, "401"));
 }

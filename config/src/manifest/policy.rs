@@ -39,22 +39,22 @@ pub fn policy(reader: &mut Reader<'_>, object: &Map) -> Option<NetworkPolicy> {
 }
 
 /// A policy that a server holds: never refused if its name is understood. A rule that is not understood allows nothing. What
-/// is not understood around the rules may mean anything, so every pod of the namespace is isolated and nothing is allowed.
-pub fn policy_of_server(reader: &mut Reader<'_>, object: &Map) -> Option<NetworkPolicy> {
+/// is not understood around the rules may mean anything, so every pod of the namespace is isolated and nothing is allowed;
+/// the second value is `false` then.
+pub fn policy_of_server(reader: &mut Reader<'_>, object: &Map) -> Option<(NetworkPolicy, bool)> {
     let (name, _) = named(reader, object)?;
     if reader.failed() {
         return None;
     }
     Some(match spec(reader, object) {
         Spec { pods: Some(pods), ingress, egress, understood: true } => {
-            NetworkPolicy { name, pods, ingress, egress }
+            (NetworkPolicy { name, pods, ingress, egress }, true)
         }
-        _ => NetworkPolicy {
-            name,
-            pods: Selector::everything(),
-            ingress: Some(Vec::new()),
-            egress: Some(Vec::new()),
-        },
+        _ => {
+            let nothing = || Some(Vec::new());
+            let pods = Selector::everything();
+            (NetworkPolicy { name, pods, ingress: nothing(), egress: nothing() }, false)
+        }
     })
 }
 

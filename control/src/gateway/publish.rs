@@ -29,7 +29,7 @@ use crate::compiler::CompileError;
 use crate::explain::World;
 use crate::live::Live;
 use crate::source::SourceState;
-use crate::source::kubernetes::Taken;
+use crate::source::kubernetes::{Taken, Troubles};
 use crate::store::{Key, Store};
 use crate::telemetry::metrics::Metrics;
 
@@ -56,7 +56,7 @@ pub struct Publisher {
     /// What is wrong with the files that these objects are of.
     pub file_findings: Vec<Finding>,
     /// What is wrong with the API server's objects.
-    pub api_findings: Vec<Finding>,
+    pub troubles: Troubles,
     /// How long the last change took to compile.
     pub took: Duration,
     /// Attempts that failed since the start.
@@ -94,7 +94,7 @@ impl Publisher {
             generations: Generations::default(),
             findings: Vec::new(),
             file_findings: Vec::new(),
-            api_findings: Vec::new(),
+            troubles: Troubles::new(),
             took: Duration::ZERO,
             failed: 0,
             open_since: None,
@@ -136,8 +136,8 @@ impl Publisher {
     /// Takes the sources' objects over: [`compile`](Self::compile) tells the compiler.
     pub fn take(&mut self, state: &SourceState, api: Taken) -> BTreeSet<Key> {
         self.file_findings.clone_from(&state.findings);
-        if let Some(findings) = api.findings {
-            self.api_findings = findings;
+        if let Some(troubles) = api.troubles {
+            self.troubles = troubles;
         }
         let mut changed = self.store.take_api(api.changes);
         changed.extend(self.store.update(&state.objects));

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use podgate_config::manifest::server::SERVER;
 use podgate_config::manifest::{Finding, Severity};
 use tokio::sync::mpsc;
 
@@ -73,8 +74,12 @@ impl Gateway {
         let state = self.source.borrow();
         let mut now = BTreeSet::new();
         let mut warnings = 0;
-        let publisher = &self.publisher;
-        for finding in state.findings.iter().chain(&publisher.api_findings).chain(&publisher.findings) {
+        let of_api = self.publisher.troubles.values().flat_map(|trouble| &trouble.findings);
+        for finding in state.findings.iter().chain(of_api).chain(&self.publisher.findings) {
+            if finding.severity == Severity::Warning && finding.file == SERVER {
+                // Nobody who reads this log wrote it, and in a cluster something always selects nobody: the status has it.
+                continue;
+            }
             let text = finding.to_string();
             if !self.review.told.contains(&text) {
                 match finding.severity {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use podgate_config::manifest::server::Instead;
 use podgate_config::manifest::{Finding, Severity};
 use podgate_config::model::ObjectName;
 use podgate_dataplane::policy::Direction;
@@ -15,6 +16,7 @@ use super::Gateway;
 use super::generations::Generations;
 use crate::compiler::HitTotals;
 use crate::explain::{Asked, World};
+use crate::source::kubernetes::Troubles;
 use crate::status::{Decisions, PoliciesStatus, PolicyStanding, Standing};
 use crate::store::NETWORK_POLICY;
 use crate::store::{Key, Store};
@@ -31,7 +33,7 @@ impl Gateway {
                 generations: &self.publisher.generations,
                 // Not the newest: what the files say now may not have been looked at yet.
                 findings: &self.publisher.file_findings,
-                api_findings: &self.publisher.api_findings,
+                troubles: &self.publisher.troubles,
                 error: self.publisher.error(),
                 open_since: self.publisher.open_since,
                 in_force: generation_in_force,
@@ -53,7 +55,7 @@ struct Known<'a> {
     /// What is wrong with the files.
     findings: &'a [Finding],
     /// What is wrong with the API server's objects.
-    api_findings: &'a [Finding],
+    troubles: &'a Troubles,
     /// Why the last attempt to publish failed.
     error: Option<String>,
     /// The first generation that judges pods at all.
@@ -131,7 +133,7 @@ impl Known<'_> {
                         (Standing::OnItsWay, Some(reason), Some(since))
                     }
                     None => match self.not_understood(name) {
-                        Some(reason) => (Standing::InPart, Some(reason), Some(since)),
+                        Some((state, reason)) => (state, Some(reason), Some(since)),
                         None => (Standing::InForce, None, Some(since)),
                     },
                 }
@@ -168,15 +170,14 @@ impl Known<'_> {
         }
     }
 
-    /// What of a policy of the API server allows nothing because it is not understood.
-    fn not_understood(&self, name: &ObjectName) -> Option<String> {
-        if !self.store.is_of_api(&Key::Policy(name.clone())) {
-            return None;
-        }
-        let (errors, name) = (|finding: &&Finding| finding.severity == Severity::Error, name.to_string());
-        let about = |finding: &&Finding| finding.kind == NETWORK_POLICY && finding.name == name;
-        let finding = self.api_findings.iter().filter(errors).find(about)?;
-        Some(format!("what is not understood of it allows nothing: {}: {}", finding.field, finding.message))
+    /// What is not understood of a policy of the API server, and what counts instead.
+    fn not_understood(&self, name: &ObjectName) -> Option<(Standing, String)> {
+        let trouble = self.troubles.get(&Key::Policy(name.clone()))?;
+        let state = match trouble.instead? {
+            Instead::OtherRules => Standing::InPart,
+            Instead::Isolation | Instead::Absence => Standing::NotInForce,
+        };
+        Some((state, trouble.describe()?))
     }
 
     /// Why what is known is not published.
@@ -188,8 +189,9 @@ impl Known<'_> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
 
-    use podgate_config::manifest::server::{self, ServerKind};
+    use podgate_config::manifest::server::{self, Served, ServerKind};
     use podgate_config::manifest::{ObjectValue, decode};
     use podgate_config::model::Pod;
     use podgate_dataplane::policy::Delivery;
@@ -197,6 +199,7 @@ mod tests {
     use super::*;
     use crate::compiler::Limits;
     use crate::live::Live;
+    use crate::source::kubernetes::{Said, Trouble};
     use crate::source::{FileId, FileObjects};
 
     /// A gateway without an engine: files, what is compiled of them, and what of that is published.
@@ -205,7 +208,7 @@ mod tests {
         store: Store,
         files: BTreeMap<String, FileObjects>,
         findings: Vec<Finding>,
-        api_findings: Vec<Finding>,
+        troubles: Troubles,
         unpublished: BTreeMap<ObjectName, Option<u64>>,
         generations: Generations,
         error: Option<String>,
@@ -221,7 +224,7 @@ mod tests {
                 store: Store::default(),
                 files: BTreeMap::new(),
                 findings: Vec::new(),
-                api_findings: Vec::new(),
+                troubles: Troubles::new(),
                 unpublished: BTreeMap::new(),
                 generations: Generations::default(),
                 error: None,
@@ -253,8 +256,11 @@ mod tests {
             let kind = ServerKind::NetworkPolicy;
             let served = server::page(kind, page.as_bytes()).unwrap().objects.remove(0);
             let key = Key::of_server(kind, &served.namespace, &served.name).unwrap();
-            self.api_findings = served.findings;
-            let changed = self.store.take_api(vec![(key, served.value.map(Into::into))]);
+            let Served { uid, value, instead, findings, .. } = served;
+            let trouble = Trouble { uid: uid.into(), instead, findings };
+            self.troubles = [(key.clone(), Arc::new(trouble))].into();
+            let said = value.map_or(Said::NotUnderstood, |value| Said::Is(Arc::new(value)));
+            let changed = self.store.take_api(vec![(key, said)]);
             self.compile(changed);
         }
 
@@ -293,7 +299,7 @@ mod tests {
                 unpublished: &self.unpublished,
                 generations: &self.generations,
                 findings: &self.findings,
-                api_findings: &self.api_findings,
+                troubles: &self.troubles,
                 error: self.error.clone(),
                 open_since: (self.published > 0).then_some(1),
                 in_force: self.in_force,
@@ -423,13 +429,23 @@ mod tests {
         scene.in_force = 1;
         let (told, reasons) = scene.told();
         assert_eq!(told, [entry("a", Standing::InPart, Some(1))]);
-        assert!(reasons.contains("allows nothing: spec.ingress[0].from[0].fqdn"), "{reasons}");
+        assert!(
+            reasons.contains("spec.ingress[0].from[0].fqdn: ") && reasons.contains("allow nothing"),
+            "{reasons}"
+        );
         // A file of the same name says nothing about it, however bad.
         scene.change("a.yaml", Some(&policy("a", "web").replace("podSelector", "podSelektor")));
         assert_eq!(scene.told().0, [entry("a", Standing::InPart, Some(1))]);
         scene.serve(&served(r#"{"podSelector": {}}"#));
         scene.in_force = 3;
         assert_eq!(scene.told(), (vec![entry("a", Standing::InForce, Some(3))], String::new()));
+        scene.serve(
+            &served(r#"{"podSelector": {}}"#).replace(r#""spec": {"#, r#""spec": {"action": "Deny", "#),
+        );
+        scene.in_force = 4;
+        let (told, reasons) = scene.told();
+        assert_eq!(told, [entry("a", Standing::NotInForce, Some(4))]);
+        assert!(reasons.contains("spec.action: ") && reasons.contains("is isolated"), "{reasons}");
     }
 
     #[test]

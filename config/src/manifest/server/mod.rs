@@ -139,10 +139,37 @@ pub struct Served {
     pub uid: String,
     /// `metadata.resourceVersion`, never empty in an event.
     pub resource_version: String,
-    /// What it says; `None` if that is not understood.
+    /// What counts of it; `None` if nothing does.
     pub value: Option<ObjectValue>,
+    /// What that is, if it is not all that the object says.
+    pub instead: Option<Instead>,
     /// What is not understood, or looks wrong.
     pub findings: Vec<Finding>,
+}
+
+/// What counts of an object that is not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    /// Of a policy all but the rules that are not understood.
+    OtherRules,
+    /// A policy that isolates every pod of its namespace and allows nothing.
+    Isolation,
+    /// Nothing.
+    Absence,
+}
+
+impl Instead {
+    /// As the end of a sentence.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::OtherRules => "rules that are not understood allow nothing, the rest of it is in force",
+            Self::Isolation => {
+                "every pod of its namespace is isolated in both directions, and it allows nothing"
+            }
+            Self::Absence => "it counts as not there",
+        }
+    }
 }
 
 /// A page of a list.
@@ -256,6 +283,7 @@ fn served(kind: ServerKind, object: &Value) -> Served {
     let mut findings = Vec::new();
     let mut reader = Reader::new(SERVER, 0, &mut findings);
     reader.kind = kind.name().to_owned();
+    let mut rules_count = false;
     let value = reader.map(object, "").and_then(|object| match kind {
         ServerKind::Namespace => meta::namespace(&mut reader, object).map(ObjectValue::Namespace),
         ServerKind::Pod => {
@@ -264,10 +292,17 @@ fn served(kind: ServerKind, object: &Value) -> Served {
         }
         ServerKind::Node => meta::node(&mut reader, object).map(ObjectValue::Node),
         ServerKind::NetworkPolicy => {
-            let policy = policy::policy_of_server(&mut reader, object)?;
+            let policy;
+            (policy, rules_count) = policy::policy_of_server(&mut reader, object)?;
             Some(ObjectValue::NetworkPolicy(policy.into()))
         }
     });
+    let instead = match (&value, rules_count) {
+        _ if !reader.failed() => None,
+        (None, _) => Some(Instead::Absence),
+        (Some(_), true) => Some(Instead::OtherRules),
+        (Some(_), false) => Some(Instead::Isolation),
+    };
     let text = |field| text_of(object, field).unwrap_or_default().to_owned();
     Served {
         namespace: text("namespace"),
@@ -275,6 +310,7 @@ fn served(kind: ServerKind, object: &Value) -> Served {
         uid: text("uid"),
         resource_version: text("resourceVersion"),
         value,
+        instead,
         findings,
     }
 }

@@ -21,6 +21,7 @@ fn policy(spec: &str) -> (NetworkPolicy, Vec<String>) {
     let item = format!(r#"{{"metadata":{{"name":"p","namespace":"shop","uid":"u"}},"spec":{spec}}}"#);
     let served = one(ServerKind::NetworkPolicy, &item);
     let errors = errors(&served);
+    assert_eq!(served.instead.is_none(), errors.is_empty(), "{errors:?}");
     match served.value {
         Some(ObjectValue::NetworkPolicy(policy)) => (policy.as_ref().clone(), errors),
         other => panic!("{other:?}"),
@@ -192,4 +193,24 @@ fn events() {
     ] {
         assert!(read(&bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn what_counts_instead_is_said() {
+    let instead = |kind, item: &str| one(kind, item).instead;
+    let policy = |spec: &str| {
+        let item = format!(r#"{{"metadata":{{"name":"p","namespace":"shop"}},"spec":{spec}}}"#);
+        instead(ServerKind::NetworkPolicy, &item)
+    };
+    assert_eq!(policy(r#"{"podSelector": {}, "ingress": [{}]}"#), None);
+    assert_eq!(policy(r#"{"ingress": [{}, {"from": [{"fqdn": "a"}]}]}"#), Some(Instead::OtherRules));
+    assert_eq!(policy(r#"{"action": "Deny", "ingress": [{}]}"#), Some(Instead::Isolation));
+    // Whatever else there is: the worst counts.
+    let both = r#"{"action": "Deny", "ingress": [{"from": [{"fqdn": "a"}]}]}"#;
+    assert_eq!(policy(both), Some(Instead::Isolation));
+    assert_eq!(instead(ServerKind::Pod, WEB), Some(Instead::Absence));
+    // A warning is no reason.
+    let odd = r#"{"metadata": {"name": "a"}, "status": {"podIP": "127.0.0.1"}}"#;
+    let served = one(ServerKind::Pod, odd);
+    assert_eq!((served.instead, served.findings.len()), (None, 1));
 }

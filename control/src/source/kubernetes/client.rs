@@ -4,13 +4,14 @@
 //! waited for without an end: not a connection, not an answer, not the rest of one. kube's own retries and timeouts are
 //! off, because whoever asks has to know that a server is away.
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{AsyncBufRead, AsyncBufReadExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
 use kube::{Client, Config};
@@ -20,8 +21,12 @@ use super::error::{AccessError, ApiError, chain};
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A page, or a line, that is longer is refused: etcd holds no object beyond 1.5 MiB, and pages have some hundred.
-const MOST_BYTES: usize = 1 << 30;
+/// A longer page is refused: etcd holds no object beyond 1.5 MiB, and pages have some hundred.
+const LONGEST_PAGE: usize = 1 << 30;
+/// A longer line is refused.
+const LONGEST_LINE: usize = 1 << 26;
+/// How many times as long as an answer may take to begin a page may take altogether.
+const WHOLE_PAGE: u32 = 4;
 /// How long after a new connection was made another one is not.
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -71,6 +76,7 @@ impl Access {
                 config
             }
         };
+        trim_token(&mut config.auth_info);
         config.connect_timeout = Some(CONNECT);
         config.write_timeout = Some(CONNECT);
         config.read_timeout = None;
@@ -87,12 +93,24 @@ impl Access {
     }
 }
 
+/// kube takes a token's file as it is, and cannot send the end of a line that most of them have.
+fn trim_token(user: &mut AuthInfo) {
+    let Some(text) = user.token_file.as_ref().and_then(|file| fs::read_to_string(file).ok()) else { return };
+    let token = text.trim();
+    if token != text {
+        user.token = Some(token.to_owned().into());
+        user.token_file = None;
+    }
+}
+
 /// A server that may be asked.
 pub(super) struct Server {
     access: Access,
     described: String,
     connected: Mutex<(Client, Instant)>,
     url: String,
+    /// Why the settings could not be read again the last time, as told in the log.
+    unreadable: Mutex<Option<String>>,
     /// How long an answer may take to begin, and each next part of a list.
     patience: Duration,
 }
@@ -103,7 +121,7 @@ impl Server {
         let (client, url) = access.connect().await?;
         let described = access.describe();
         let connected = Mutex::new((client, Instant::now()));
-        Ok(Self { access, described, connected, url, patience })
+        Ok(Self { access, described, connected, url, unreadable: Mutex::new(None), patience })
     }
 
     /// Its address.
@@ -118,12 +136,18 @@ impl Server {
         if recent(&self.connected.lock().unwrap_or_else(PoisonError::into_inner)) {
             return;
         }
-        match self.access.connect().await {
+        let why_not = match self.access.connect().await {
             Ok((client, _)) => {
                 *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = (client, Instant::now());
+                None
             }
-            Err(error) => tracing::warn!("the API server's settings cannot be read again: {error}"),
+            Err(error) => Some(error.to_string()),
+        };
+        let mut told = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = why_not.as_ref().filter(|_| *told != why_not) {
+            tracing::warn!("what was read before is used to reach the API server: {error}");
         }
+        *told = why_not;
     }
 
     fn client(&self) -> Client {
@@ -132,6 +156,12 @@ impl Server {
 
     /// One page of the list of all objects as they are now: at most `limit`, from `after` on.
     pub async fn page(&self, kind: ServerKind, limit: u32, after: Option<&str>) -> Result<Page, ApiError> {
+        let longest = self.patience * WHOLE_PAGE;
+        let page = tokio::time::timeout(longest, self.read_page(kind, limit, after));
+        page.await.unwrap_or(Err(ApiError::Silent(longest)))
+    }
+
+    async fn read_page(&self, kind: ServerKind, limit: u32, after: Option<&str>) -> Result<Page, ApiError> {
         let params = ListParams {
             limit: Some(limit),
             continue_token: after.map(ToOwned::to_owned),
@@ -145,7 +175,7 @@ impl Server {
             if part.is_empty() {
                 break;
             }
-            take(&mut bytes, part)?;
+            take(&mut bytes, part, LONGEST_PAGE)?;
             let length = part.len();
             answer.consume_unpin(length);
         }
@@ -206,7 +236,7 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
                 Some(end) => (part.get(..end).unwrap_or_default(), end + 1),
                 None => (part, part.len()),
             };
-            take(&mut self.line, text)?;
+            take(&mut self.line, text, LONGEST_LINE)?;
             self.answer.consume_unpin(length);
             if end.is_some() {
                 let line = std::mem::take(&mut self.line);
@@ -219,9 +249,9 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
 }
 
 /// Adds what was read, up to a bound.
-fn take(bytes: &mut Vec<u8>, part: &[u8]) -> Result<(), ApiError> {
-    if bytes.len() + part.len() > MOST_BYTES {
-        return Err(ApiError::Connection(format!("an answer has more than {MOST_BYTES} bytes")));
+fn take(bytes: &mut Vec<u8>, part: &[u8], most: usize) -> Result<(), ApiError> {
+    if bytes.len() + part.len() > most {
+        return Err(ApiError::Connection(format!("an answer has more than {most} bytes")));
     }
     bytes.extend_from_slice(part);
     Ok(())

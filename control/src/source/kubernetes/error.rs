@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use podgate_config::manifest::server::{NotAnAnswer, ServerKind};
 
+/// How rustls begins to say that a server's certificate is not good.
+const UNTRUSTED: &str = "invalid peer certificate: ";
+
 /// Why following a server cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
@@ -87,6 +90,16 @@ pub enum ApiError {
         /// How long it asks to be left alone.
         retry_after: Option<Duration>,
     },
+    /// Whoever answers there cannot show that it is the server.
+    #[error(
+        "its certificate is not believed ({reason}); mend the certificate authority or the server's name in {access}"
+    )]
+    Untrusted {
+        /// What is wrong with the certificate.
+        reason: String,
+        /// Where the authority is from.
+        access: String,
+    },
     /// No connection, or a broken one.
     #[error("{0}")]
     Connection(String),
@@ -96,6 +109,9 @@ pub enum ApiError {
     /// Something else answers there.
     #[error("it answers what no API server does: {0}")]
     Answer(#[from] NotAnAnswer),
+    /// It sends the same place again as the next one of a list.
+    #[error("its list has no end: the next page is the same one again")]
+    Endless,
     /// The server tells of the deletion of an object that is not the one that is known.
     #[error("it has deleted another {0} than the one that is known, so something was missed")]
     Missed(String),
@@ -104,11 +120,15 @@ pub enum ApiError {
 impl ApiError {
     /// What kube says, in our terms.
     pub(super) fn of(error: kube::Error, kind: ServerKind, access: &str) -> Self {
+        let no_answer = |text: String| match text.split_once(UNTRUSTED) {
+            Some((_, reason)) => Self::Untrusted { reason: reason.to_owned(), access: access.to_owned() },
+            None => Self::Connection(text),
+        };
         let status = match error {
             kube::Error::Api(status) => status,
-            kube::Error::Service(error) => return Self::Connection(chain(&*error)),
-            kube::Error::HyperError(error) => return Self::Connection(chain(&error)),
-            other => return Self::Connection(chain(&other)),
+            kube::Error::Service(error) => return no_answer(chain(&*error)),
+            kube::Error::HyperError(error) => return no_answer(chain(&error)),
+            other => return no_answer(chain(&other)),
         };
         let message = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
         let message = line(&message);
@@ -125,9 +145,21 @@ impl ApiError {
         }
     }
 
+    /// Whether the same request may succeed a moment later.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Status { code, .. } => *code == 429 || *code >= 500,
+            Self::Connection(_) | Self::Silent(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether another connection, with credentials read anew, may do better.
     pub(super) fn is_about_the_connection(&self) -> bool {
-        matches!(self, Self::Unauthorized { .. } | Self::Connection(_) | Self::Silent(_))
+        matches!(
+            self,
+            Self::Unauthorized { .. } | Self::Untrusted { .. } | Self::Connection(_) | Self::Silent(_)
+        )
     }
 }
 
@@ -137,7 +169,7 @@ fn resource(kind: ServerKind) -> &'static str {
 }
 
 /// A server's words as a part of one line.
-fn line(text: &str) -> String {
+pub(super) fn line(text: &str) -> String {
     const LONGEST: usize = 300;
     let mut line: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(LONGEST).is_some() {

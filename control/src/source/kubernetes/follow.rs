@@ -19,7 +19,6 @@
 //! A failure never takes anything back: until a list is complete, what was known stays ([`super::mirror`]). An error of the
 //! watch is followed by a look and a watch from the last version, unless it says that this is too old.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,10 +26,10 @@ use podgate_config::manifest::server::{Page, ServerEvent};
 use tokio::sync::watch;
 
 use super::client::Server;
-use super::error::ApiError;
+use super::error::{ApiError, line};
 use super::mirror::{Listing, Mirror};
 use super::state::Shared;
-use super::{Followed, Timing};
+use super::{Followed, Timing, chance};
 
 /// Objects on a page of a list.
 const PAGE: u32 = 500;
@@ -40,10 +39,12 @@ const LARGER: u32 = 4;
 const LARGEST_PAGE: u32 = 32_000;
 /// The server ends a watch by itself; if it does not, it is given at most so much longer.
 const MARGIN: Duration = Duration::from_secs(5);
-/// A watch that ends earlier is no watch: the next one waits as after an error.
+/// A watch that ends earlier is no watch: the next one waits as after a failure.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 /// How many times as long as a list took is waited until the next one, at least.
 const RARE: u32 = 50;
+/// How often a page is asked for again: hundreds of them shall not be in vain because one was.
+const TRIES: u32 = 3;
 
 /// What to do next.
 enum Next {
@@ -61,6 +62,8 @@ pub(super) struct Follower {
     timing: Timing,
     mirror: Mirror,
     backoff: Backoff,
+    /// How long the last list took.
+    took: Duration,
     /// When everything is to be listed again.
     relist: Instant,
     /// Whether another kind has shown that the server was restored.
@@ -77,7 +80,8 @@ impl Follower {
         let mirror = Mirror::new(followed.kind);
         let backoff = Backoff::new(timing.longest_pause);
         let restores = shared.restores();
-        Self { followed, server, shared, timing, mirror, backoff, relist: Instant::now(), restores }
+        let (took, relist) = (Duration::ZERO, Instant::now());
+        Self { followed, server, shared, timing, mirror, backoff, took, relist, restores }
     }
 
     /// Never ends.
@@ -124,7 +128,7 @@ impl Follower {
         let (listing, version) = loop {
             match self.pages(size).await {
                 Err(ApiError::Gone(_)) if size < LARGEST_PAGE => size *= LARGER,
-                Err(ApiError::Absent { .. }) if !self.followed.required => {
+                Err(error) if self.may_be_absent(&error) => {
                     let changes = self.mirror.finish(Listing::default());
                     self.shared.listed(self.followed, changes, 0);
                     self.shared.current(self.followed);
@@ -135,33 +139,52 @@ impl Follower {
             }
         };
         let changes = self.mirror.finish(listing);
-        let took = begin.elapsed();
+        self.took = begin.elapsed();
         tracing::debug!(
             kind = self.followed.kind.name(),
             objects = self.mirror.len(),
             changes = changes.len(),
             version,
-            took_us = took.as_micros() as u64,
+            took_us = self.took.as_micros() as u64,
             "listed"
         );
         self.shared.listed(self.followed, changes, self.mirror.len());
         // Not all kinds and nodes at the same moment.
-        let pause = self.timing.relist.max(took * RARE);
+        let pause = self.timing.relist.max(self.took * RARE);
         self.relist = Instant::now() + pause.mul_f64(0.9 + 0.2 * chance());
-        self.backoff.reset();
         Ok(Next::Watch(version))
+    }
+
+    /// Whether it says no more than that the server has no such kind, and need not.
+    fn may_be_absent(&self, error: &ApiError) -> bool {
+        !self.followed.required && matches!(error, ApiError::Absent { .. })
     }
 
     async fn pages(&self, size: u32) -> Result<(Listing, String), ApiError> {
         let (mut listing, mut after) = (Listing::default(), None);
+        let (mut backoff, mut tries) = (Backoff::new(self.timing.longest_pause), 1);
         loop {
-            let Page { resource_version, next, objects } =
-                self.server.page(self.followed.kind, size, after.as_deref()).await?;
+            let page = match self.server.page(self.followed.kind, size, after.as_deref()).await {
+                Err(error) if after.is_some() && error.may_pass() && tries < TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(backoff.next()).await;
+                    if error.is_about_the_connection() {
+                        self.server.reconnect().await;
+                    }
+                    continue;
+                }
+                page => page?,
+            };
+            tries = 1;
+            let Page { resource_version, next, objects } = page;
             for served in objects {
                 self.mirror.list(&mut listing, served);
             }
             if next.is_none() {
                 return Ok((listing, resource_version));
+            }
+            if next == after {
+                return Err(ApiError::Endless);
             }
             after = next;
         }
@@ -172,7 +195,10 @@ impl Follower {
         if self.relist <= Instant::now() || self.restores.has_changed().unwrap_or_default() {
             return Ok(Next::List);
         }
-        let now = self.server.page(self.followed.kind, 1, None).await?.resource_version;
+        let now = match self.server.page(self.followed.kind, 1, None).await {
+            Err(error) if self.may_be_absent(&error) => return Ok(Next::List),
+            page => page?.resource_version,
+        };
         if went_back(version, &now) {
             tracing::warn!(
                 kind = self.followed.kind.name(),
@@ -191,45 +217,50 @@ impl Follower {
         let begin = Instant::now();
         let time = self.timing.watch.mul_f64(0.9 + 0.2 * chance());
         let ended = self.events(&mut version, time).await;
+        let brief = begin.elapsed() < shortest(time);
+        if !brief {
+            self.backoff.reset();
+        }
         match ended {
-            Ok(()) if begin.elapsed() < SHORTEST_WATCH.min(time / 2) => {
+            Ok(()) if brief => {
                 tokio::time::sleep(self.backoff.next()).await;
                 (Next::Look(version), None)
             }
-            Ok(()) => {
-                self.backoff.reset();
-                (Next::Look(version), None)
-            }
+            Ok(()) => (Next::Look(version), None),
             Err(error @ (ApiError::Gone(_) | ApiError::Missed(_))) => {
                 tracing::info!(kind = self.followed.kind.name(), %error, "everything is listed anew");
                 // A server that goes on like this is not asked for everything without a pause.
-                tokio::time::sleep(self.backoff.next()).await;
+                let least = if brief { self.took } else { Duration::ZERO };
+                tokio::time::sleep(self.backoff.next().max(least)).await;
                 (Next::List, None)
             }
-            Err(error) => {
-                if begin.elapsed() > SHORTEST_WATCH {
-                    self.backoff.reset();
-                }
-                (Next::Look(version), Some(error))
-            }
+            // Another server may be there now, to which our version means nothing.
+            Err(error @ ApiError::Status { code: 400 | 422, .. }) => (Next::List, Some(error)),
+            Err(error) => (Next::Look(version), Some(error)),
         }
     }
 
     async fn events(&mut self, version: &mut String, time: Duration) -> Result<(), ApiError> {
         let seconds = time.as_secs().max(1) as u32;
         let mut events = self.server.watch(self.followed.kind, version, seconds).await?;
-        self.shared.current(self.followed);
-        let end = tokio::time::Instant::now() + Duration::from_secs(seconds.into());
+        let begin = tokio::time::Instant::now();
+        let end = begin + Duration::from_secs(seconds.into());
         let margin = self.timing.answer.min(MARGIN);
-        let mut heard = false;
+        let (mut heard, mut current) = (false, false);
         loop {
+            if !current && (heard || self.backoff.failures == 0 || begin.elapsed() >= shortest(time)) {
+                current = true;
+                self.shared.current(self.followed);
+            }
             let event = tokio::select! {
                 event = events.next() => event?,
                 _ = self.restores.changed() => {
                     return Err(ApiError::Gone("another kind shows that the server was restored".to_owned()));
                 }
+                // After a failure an answer alone does not show that things go well again.
+                () = tokio::time::sleep_until(begin + shortest(time)), if !current => continue,
                 () = tokio::time::sleep_until(end + margin) => {
-                    return if heard { Ok(()) } else { Err(ApiError::Silent(time + margin)) };
+                    return if heard { Ok(()) } else { Err(ApiError::Silent(self.timing.watch + margin)) };
                 }
             };
             let change = match event {
@@ -248,9 +279,11 @@ impl Follower {
                     *version = served.resource_version;
                     change
                 }
-                Some(ServerEvent::Failed { code: 410, message }) => return Err(ApiError::Gone(message)),
+                Some(ServerEvent::Failed { code: 410, message }) => {
+                    return Err(ApiError::Gone(line(&message)));
+                }
                 Some(ServerEvent::Failed { code, message }) => {
-                    return Err(ApiError::Status { code, message, retry_after: None });
+                    return Err(ApiError::Status { code, message: line(&message), retry_after: None });
                 }
             };
             heard = true;
@@ -261,6 +294,11 @@ impl Follower {
     }
 }
 
+/// A watch of so much time that ends earlier than this is no watch.
+fn shortest(time: Duration) -> Duration {
+    SHORTEST_WATCH.min(time / 2)
+}
+
 /// Whether a server that was at `before` cannot be at `now`. Versions of other servers than etcd's may be no numbers; then
 /// nobody can tell.
 fn went_back(before: &str, now: &str) -> bool {
@@ -268,11 +306,6 @@ fn went_back(before: &str, now: &str) -> bool {
         (Ok(before), Ok(now)) => now < before,
         _ => false,
     }
-}
-
-/// From 0 to 1, another one each time.
-fn chance() -> f64 {
-    RandomState::new().hash_one(Instant::now()) as f64 / u64::MAX as f64
 }
 
 /// How long to wait after a failure: twice as long after each, with chance, up to a bound.

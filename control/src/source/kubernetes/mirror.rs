@@ -10,26 +10,27 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use podgate_config::manifest::ObjectValue;
 use podgate_config::manifest::server::{Served, ServerKind};
-use podgate_config::manifest::{Finding, ObjectValue};
 
+use super::state::{Said, Trouble};
 use crate::store::Key;
 
 /// An object is another than before, or gone.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Change {
     pub key: Key,
-    /// `None` if it is gone, or not understood.
-    pub value: Option<Arc<ObjectValue>>,
+    pub said: Said,
     /// What is wrong with it.
-    pub findings: Vec<Finding>,
+    pub trouble: Option<Arc<Trouble>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Known {
-    uid: Box<str>,
+    uid: Arc<str>,
+    /// `None` if it is not understood.
     value: Option<Arc<ObjectValue>>,
-    findings: Box<[Finding]>,
+    trouble: Option<Arc<Trouble>>,
 }
 
 /// The objects of a kind.
@@ -73,7 +74,7 @@ impl Mirror {
         let Some(key) = Key::of_server(self.kind, &served.namespace, &served.name) else { return Ok(None) };
         match self.known.get(&key) {
             Some(known) if *known.uid != *served.uid => Err(key),
-            _ => Ok(self.known.remove(&key).map(|_| Change { key, value: None, findings: Vec::new() })),
+            _ => Ok(self.known.remove(&key).map(|_| gone(key))),
         }
     }
 
@@ -89,11 +90,11 @@ impl Mirror {
     /// The list is complete: what it does not have is gone.
     pub fn finish(&mut self, listing: Listing) -> Vec<Change> {
         let Listing { seen, news } = listing;
-        let gone: Vec<Key> = self.known.keys().filter(|key| !seen.contains(*key)).cloned().collect();
-        let mut changes = Vec::with_capacity(gone.len() + news.len());
-        for key in gone {
+        let missing: Vec<Key> = self.known.keys().filter(|key| !seen.contains(*key)).cloned().collect();
+        let mut changes = Vec::with_capacity(missing.len() + news.len());
+        for key in missing {
             self.known.remove(&key);
-            changes.push(Change { key, value: None, findings: Vec::new() });
+            changes.push(gone(key));
         }
         changes.extend(news.into_iter().map(|(key, known)| self.take(key, known)));
         changes
@@ -107,31 +108,31 @@ impl Mirror {
             }
             return None;
         };
-        let known = Known {
-            uid: served.uid.into(),
-            value: served.value.map(Arc::new),
-            findings: served.findings.into(),
-        };
-        Some((key, known))
+        let Served { uid, value, instead, findings, .. } = served;
+        let uid: Arc<str> = uid.into();
+        let trouble = (!findings.is_empty()).then(|| Trouble { uid: uid.clone(), instead, findings });
+        Some((key, Known { uid, value: value.map(Arc::new), trouble: trouble.map(Arc::new) }))
     }
 
     fn knows(&self, key: &Key, now: &Known) -> bool {
-        self.known.get(key).is_some_and(|known| {
-            known.uid == now.uid && known.value == now.value && known.findings == now.findings
-        })
+        self.known.get(key) == Some(now)
     }
 
     fn take(&mut self, key: Key, known: Known) -> Change {
-        let change =
-            Change { key: key.clone(), value: known.value.clone(), findings: known.findings.to_vec() };
+        let said = known.value.clone().map_or(Said::NotUnderstood, Said::Is);
+        let change = Change { key: key.clone(), said, trouble: known.trouble.clone() };
         self.known.insert(key, known);
         change
     }
 }
 
+fn gone(key: Key) -> Change {
+    Change { key, said: Said::Gone, trouble: None }
+}
+
 #[cfg(test)]
 mod tests {
-    use podgate_config::manifest::server;
+    use podgate_config::manifest::server::{self, Instead};
 
     use super::*;
 
@@ -149,11 +150,17 @@ mod tests {
             .into_iter()
             .map(|change| {
                 let Key::Pod(name) = change.key else { panic!("{:?}", change.key) };
-                let value = change.value.map(|value| match &*value {
-                    ObjectValue::Pod(pod) => format!("{} {:?}", pod.uid.as_ref().unwrap(), pod.addresses),
-                    other => panic!("{other:?}"),
-                });
-                (name.name.to_string(), value)
+                let said = match &change.said {
+                    Said::Is(value) => match &**value {
+                        ObjectValue::Pod(pod) => {
+                            Some(format!("{} {:?}", pod.uid.as_ref().unwrap(), pod.addresses))
+                        }
+                        other => panic!("{other:?}"),
+                    },
+                    Said::NotUnderstood => panic!("{:?}", change.trouble),
+                    Said::Gone => None,
+                };
+                (name.name.to_string(), said)
             })
             .collect();
         told.sort();
@@ -169,9 +176,14 @@ mod tests {
         assert_eq!(told(mirror.apply(pod("web", "1", "10.0.0.2"))), web("1 [10.0.0.2]"));
         // Its successor, with the same name and address.
         assert_eq!(told(mirror.apply(pod("web", "2", "10.0.0.2"))), web("2 [10.0.0.2]"));
-        // Not understood: as if it were not there; and back again.
+        // Not understood, and back again.
         let strange = mirror.apply(pod("web", "2", "10.0.0.x")).unwrap();
-        assert_eq!((strange.value, strange.findings.len()), (None, 1));
+        assert_eq!(strange.said, Said::NotUnderstood);
+        let trouble = strange.trouble.unwrap();
+        assert_eq!(
+            (&*trouble.uid, trouble.instead, trouble.findings.len()),
+            ("2", Some(Instead::Absence), 1)
+        );
         assert_eq!(told(mirror.apply(pod("web", "2", "10.0.0.2"))), web("2 [10.0.0.2]"));
         assert!(mirror.delete(&pod("web", "1", "10.0.0.2")).is_err(), "the predecessor's deletion");
         assert_eq!(told(mirror.delete(&pod("web", "2", "10.0.0.2")).unwrap()), [("web".to_owned(), None)]);

@@ -23,10 +23,11 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podgate_config::manifest::server::ServerKind;
 
@@ -35,7 +36,7 @@ use client::Server;
 pub use error::{AccessError, ApiError};
 use follow::Follower;
 use state::Shared;
-pub use state::{ApiState, Changed, KindState, Subscription, Taken};
+pub use state::{ApiState, Changed, KindState, Said, Subscription, Taken, Trouble, Troubles};
 
 /// A kind that is followed.
 #[derive(Debug)]
@@ -83,6 +84,14 @@ impl Default for Timing {
 /// # Errors
 /// [`AccessError`] if it is not known how to reach it.
 pub fn follow(access: Access, timing: Timing) -> Result<Subscription, AccessError> {
+    follow_kinds(FOLLOWED, access, timing)
+}
+
+fn follow_kinds(
+    kinds: &'static [Followed],
+    access: Access,
+    timing: Timing,
+) -> Result<Subscription, AccessError> {
     let (begun, result) = mpsc::sync_channel(1);
     let run = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -94,9 +103,9 @@ pub fn follow(access: Access, timing: Timing) -> Result<Subscription, AccessErro
                 Ok(server) => Arc::new(server),
                 Err(error) => return drop(begun.send(Err(error))),
             };
-            let shared = Shared::new(server.url());
+            let shared = Shared::new(server.url(), kinds);
             let mut followers = tokio::task::JoinSet::new();
-            for followed in FOLLOWED {
+            for followed in kinds {
                 followers.spawn(Follower::new(followed, server.clone(), shared.clone(), timing).run());
             }
             if begun.send(Ok(shared.subscribe())).is_err() {
@@ -112,4 +121,9 @@ pub fn follow(access: Access, timing: Timing) -> Result<Subscription, AccessErro
     thread::Builder::new().name("kubernetes".to_owned()).spawn(run).map_err(AccessError::Thread)?;
     let ended = |_| AccessError::Thread(std::io::Error::other("it ended at once"));
     result.recv().map_err(ended)?
+}
+
+/// From 0 to 1, another one each time.
+fn chance() -> f64 {
+    RandomState::new().hash_one(Instant::now()) as f64 / u64::MAX as f64
 }

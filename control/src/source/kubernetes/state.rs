@@ -11,12 +11,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use podgate_config::manifest::{Finding, ObjectValue};
+use podgate_config::manifest::server::Instead;
+use podgate_config::manifest::{Finding, ObjectValue, Severity};
 use tokio::sync::watch;
 
-use super::error::ApiError;
+use super::Followed;
+use super::error::{ApiError, line};
 use super::mirror::Change;
-use super::{FOLLOWED, Followed};
 use crate::store::Key;
 
 /// How following one kind goes.
@@ -55,8 +56,48 @@ pub struct ApiState {
     pub since: SystemTime,
 }
 
-/// An object's name, and what it is now; `None` if it is gone.
-pub type Changed = (Key, Option<Arc<ObjectValue>>);
+/// What the server says of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// This.
+    Is(Arc<ObjectValue>),
+    /// It is there, but what it is cannot be made out.
+    NotUnderstood,
+    /// It is gone.
+    Gone,
+}
+
+/// An object's name, and what it is now.
+pub type Changed = (Key, Said);
+
+/// What is wrong with an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Its UID.
+    pub uid: Arc<str>,
+    /// What counts of it; `None` if all does.
+    pub instead: Option<Instead>,
+    /// What is wrong, never empty.
+    pub findings: Vec<Finding>,
+}
+
+impl Trouble {
+    /// What is wrong and what counts instead, in one line; `None` if all of it counts.
+    #[must_use]
+    pub fn describe(&self) -> Option<String> {
+        let instead = self.instead?.describe();
+        let errors = || self.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        let first = errors().next()?;
+        let more = match errors().count() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Some(format!("{}: {}{more}; {instead}", first.field, first.message))
+    }
+}
+
+/// What is wrong with all objects of a server.
+pub type Troubles = BTreeMap<Key, Arc<Trouble>>;
 
 /// What was taken.
 #[derive(Debug, Default)]
@@ -66,24 +107,20 @@ pub struct Taken {
     /// Objects that are others than when this was asked last.
     pub changes: Vec<Changed>,
     /// What is wrong with single objects; `None` if that is as before.
-    pub findings: Option<Vec<Finding>>,
+    pub troubles: Option<Troubles>,
 }
 
 struct Inner {
-    pending: HashMap<Key, Option<Arc<ObjectValue>>>,
+    pending: HashMap<Key, Said>,
     kinds: Vec<KindState>,
-    findings: BTreeMap<Key, Vec<Finding>>,
-    findings_changed: bool,
+    troubles: Troubles,
+    troubles_changed: bool,
     since: SystemTime,
 }
 
 impl Inner {
     fn synced(&self) -> bool {
         self.kinds.iter().all(|kind| kind.synced)
-    }
-
-    fn all_findings(&self) -> Vec<Finding> {
-        self.findings.values().flatten().cloned().collect()
     }
 }
 
@@ -98,8 +135,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(server: &str) -> Arc<Self> {
-        let kinds = FOLLOWED.iter().map(|followed| KindState {
+    /// Nothing is known yet of these kinds.
+    pub fn new(server: &str, kinds: &[Followed]) -> Arc<Self> {
+        let kinds = kinds.iter().map(|followed| KindState {
             kind: followed.kind.name(),
             synced: false,
             objects: 0,
@@ -112,8 +150,8 @@ impl Shared {
         let inner = Inner {
             pending: HashMap::new(),
             kinds: kinds.collect(),
-            findings: BTreeMap::new(),
-            findings_changed: false,
+            troubles: Troubles::new(),
+            troubles_changed: false,
             since: SystemTime::now(),
         };
         let inner = Arc::new(Mutex::new(inner));
@@ -166,13 +204,13 @@ impl Shared {
             }
         }
         let any = !changes.is_empty();
-        for Change { key, value, findings } in changes {
-            inner.findings_changed |= !findings.is_empty() || inner.findings.contains_key(&key);
-            match findings.is_empty() {
-                true => drop(inner.findings.remove(&key)),
-                false => drop(inner.findings.insert(key.clone(), findings)),
+        for Change { key, said, trouble } in changes {
+            inner.troubles_changed |= trouble.is_some() || inner.troubles.contains_key(&key);
+            match trouble {
+                Some(trouble) => drop(inner.troubles.insert(key.clone(), trouble)),
+                None => drop(inner.troubles.remove(&key)),
             }
-            inner.pending.insert(key, value);
+            inner.pending.insert(key, said);
         }
         let synced = inner.synced();
         if any {
@@ -201,7 +239,7 @@ impl Shared {
 
     /// The server does not tell of changes; what it said last stays in force.
     pub fn away(&self, followed: &Followed, error: &ApiError) {
-        let text = error.to_string();
+        let text = line(&error.to_string());
         let mut inner = self.lock();
         let Some(kind) = inner.kinds.iter_mut().find(|kind| kind.kind == followed.kind.name()) else {
             return;
@@ -209,16 +247,17 @@ impl Shared {
         kind.current = false;
         kind.failures += 1;
         kind.away_since.get_or_insert_with(Instant::now);
-        let before = kind.error.replace(text);
+        let news = kind.error.as_ref() != Some(&text);
+        kind.error = Some(text.clone());
         let synced = kind.synced;
         drop(inner);
-        if before.as_ref().is_none_or(|before| *before != error.to_string()) {
+        if news {
             let instead =
                 if synced { "what it said last stays in force" } else { "nothing was heard of it yet" };
             tracing::warn!(
                 kind = followed.kind.name(),
                 server = self.server,
-                "the API server is not followed: {error}; {instead}"
+                "the API server is not followed: {text}; {instead}"
             );
         }
     }
@@ -255,10 +294,10 @@ impl Subscription {
         if !inner.synced() {
             return Taken::default();
         }
-        let findings = std::mem::take(&mut inner.findings_changed).then(|| inner.all_findings());
+        let troubles = std::mem::take(&mut inner.troubles_changed).then(|| inner.troubles.clone());
         let pending = std::mem::take(&mut inner.pending);
         drop(inner);
-        Taken { synced: true, changes: pending.into_iter().collect(), findings }
+        Taken { synced: true, changes: pending.into_iter().collect(), troubles }
     }
 
     /// How following goes at this moment.
@@ -269,7 +308,7 @@ impl Subscription {
             server: self.server.clone(),
             synced: inner.synced(),
             kinds: inner.kinds.clone(),
-            findings: inner.all_findings(),
+            findings: inner.troubles.values().flat_map(|trouble| &trouble.findings).cloned().collect(),
             since: inner.since,
         }
     }

@@ -11,10 +11,14 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::super::Access;
 
@@ -41,6 +45,12 @@ pub struct Inner {
     pub refused_watches: Option<u16>,
     /// So many more `continue` are expired.
     pub expired: u32,
+    /// So many more pages, but for first ones, are refused.
+    pub refused_pages: u32,
+    /// Every page but the first is followed by itself.
+    pub endless: bool,
+    /// All watches end at once, with this line.
+    pub failing_watches: Option<String>,
     pub token: &'static str,
     /// Of all requests.
     pub requests: Vec<String>,
@@ -56,10 +66,16 @@ pub struct Fake {
     runtime: Option<Runtime>,
     address: SocketAddr,
     folder: TempDir,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Fake {
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// With TLS, if there is something to do it with.
+    pub fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let inner = Inner {
             version: 1000,
             objects: BTreeMap::new(),
@@ -72,12 +88,15 @@ impl Fake {
             refused: HashMap::new(),
             refused_watches: None,
             expired: 0,
+            refused_pages: 0,
+            endless: false,
+            failing_watches: None,
             token: "secret",
             requests: Vec::new(),
         };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), changed: watch::channel(()).0 });
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut fake = Self { shared, runtime: None, address, folder: tempfile::tempdir().unwrap() };
+        let mut fake = Self { shared, runtime: None, address, folder: tempfile::tempdir().unwrap(), tls };
         fake.resume();
         fake.write_kubeconfig("secret");
         fake
@@ -87,10 +106,16 @@ impl Fake {
     pub fn resume(&mut self) {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(self.address)).unwrap();
+        let listener = runtime.block_on(TcpListener::bind(self.address)).unwrap();
         self.address = listener.local_addr().unwrap();
         let router = Router::new().fallback(answer).with_state(self.shared.clone());
-        runtime.spawn(async move { axum::serve(listener, router).await });
+        match self.tls.clone() {
+            Some(acceptor) => {
+                let listener = TlsListener { listener, acceptor };
+                runtime.spawn(async move { axum::serve(listener, router).await });
+            }
+            None => drop(runtime.spawn(async move { axum::serve(listener, router).await })),
+        }
         self.runtime = Some(runtime);
     }
 
@@ -144,14 +169,27 @@ impl Fake {
     }
 
     pub fn write_kubeconfig(&self, token: &str) {
+        self.write_kubeconfig_with(&format!("server: 'http://{}'", self.address), &format!("token: {token}"));
+    }
+
+    /// With these fields of the cluster and of the user.
+    pub fn write_kubeconfig_with(&self, cluster: &str, user: &str) {
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-             clusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]\n\
-             users: [{{name: u, user: {{token: {token}}}}}]\n\
-             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
-            self.address
+             clusters: [{{name: c, cluster: {{{cluster}}}}}]\n\
+             users: [{{name: u, user: {{{user}}}}}]\n\
+             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
         );
         std::fs::write(self.kubeconfig(), text).unwrap();
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A file beside the kubeconfig.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -160,6 +198,30 @@ impl Fake {
 
     pub fn access(&self) -> Access {
         Access::Kubeconfig(self.kubeconfig())
+    }
+}
+
+/// Whoever does not shake hands is not heard.
+struct TlsListener {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let Ok((stream, from)) = self.listener.accept().await else { continue };
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, from);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
@@ -215,6 +277,10 @@ fn list(inner: &mut Inner, path: &str, query: &HashMap<String, String>) -> Respo
             inner.expired -= 1;
             return status(410, "The provided continue parameter is too old");
         }
+        if inner.refused_pages > 0 {
+            inner.refused_pages -= 1;
+            return status(503, "too many requests");
+        }
         begin = after.strip_prefix("after ").unwrap().parse().unwrap();
     }
     let all: Vec<&Value> =
@@ -222,7 +288,8 @@ fn list(inner: &mut Inner, path: &str, query: &HashMap<String, String>) -> Respo
     let end = all.len().min(begin + limit);
     let mut metadata = json!({"resourceVersion": inner.version.to_string()});
     if end < all.len() {
-        metadata["continue"] = format!("after {end}").into();
+        let next = if inner.endless && begin > 0 { begin } else { end };
+        metadata["continue"] = format!("after {next}").into();
     }
     json!({"kind": "List", "metadata": metadata, "items": &all[begin..end]}).to_string().into_response()
 }
@@ -297,6 +364,10 @@ impl Running {
         }
         if inner.silent_watches {
             return Step::Forever;
+        }
+        if let Some(line) = &inner.failing_watches {
+            self.over = true;
+            return Step::Send(format!("{line}\n"));
         }
         if self.version < inner.oldest {
             self.over = true;

@@ -1,6 +1,7 @@
 //! A server that does what servers do, and how following it goes. Nothing is measured here but that it arrives at all.
 
 mod fake;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use podgate_config::manifest::ObjectValue;
 use podgate_config::manifest::server::ServerKind;
 use serde_json::{Value, json};
 
-use super::{AccessError, ApiState, Subscription, Timing, follow};
+use super::{AccessError, ApiState, Followed, Said, Subscription, Timing, follow, follow_kinds};
 use crate::store::Key;
 use fake::Fake;
 
@@ -46,7 +47,10 @@ struct Seen {
 
 impl Seen {
     fn of(fake: &Fake, timing: Timing) -> Self {
-        let subscription = follow(fake.access(), timing).unwrap();
+        Self::by(follow(fake.access(), timing).unwrap())
+    }
+
+    fn by(subscription: Subscription) -> Self {
         Self { subscription, objects: HashMap::new(), synced: false, findings: Vec::new(), changes: 0 }
     }
 
@@ -55,14 +59,15 @@ impl Seen {
         assert!(taken.synced || taken.changes.is_empty(), "before everything was listed");
         self.synced |= taken.synced;
         self.changes += taken.changes.len();
-        for (key, value) in taken.changes {
-            match value {
-                Some(value) => drop(self.objects.insert(key, value)),
-                None => drop(self.objects.remove(&key)),
+        for (key, said) in taken.changes {
+            match said {
+                Said::Is(value) => drop(self.objects.insert(key, value)),
+                Said::NotUnderstood | Said::Gone => drop(self.objects.remove(&key)),
             }
         }
-        if let Some(findings) = taken.findings {
-            self.findings = findings.iter().map(ToString::to_string).collect();
+        if let Some(troubles) = taken.troubles {
+            let findings = troubles.values().flat_map(|trouble| &trouble.findings);
+            self.findings = findings.map(ToString::to_string).collect();
         }
     }
 
@@ -177,6 +182,99 @@ fn lists_come_in_pages_and_nothing_is_given_before_all_of_them() {
     assert!(pages >= 1);
 }
 
+#[test]
+fn a_page_that_is_refused_is_asked_for_again() {
+    let fake = Fake::start();
+    for number in 0..1203 {
+        fake.set(PODS, pod(&format!("pod-{number}"), "1", "10.0.0.1"));
+    }
+    fake.with(|inner| inner.refused_pages = 2);
+    let mut seen = Seen::of(&fake, TIMING);
+    seen.until("everything", |seen| seen.synced);
+    assert_eq!(seen.objects.len(), 1203);
+    let first_pages = fake.with(|inner| {
+        let first = |uri: &&String| uri.contains("pods?&limit=500") && !uri.contains("continue=");
+        inner.requests.iter().filter(first).count()
+    });
+    assert_eq!(first_pages, 1, "not begun anew");
+}
+
+#[test]
+fn a_list_without_an_end_is_refused() {
+    let fake = Fake::start();
+    for number in 0..1203 {
+        fake.set(PODS, pod(&format!("pod-{number}"), "1", "10.0.0.1"));
+    }
+    fake.with(|inner| inner.endless = true);
+    let mut seen = Seen::of(&fake, TIMING);
+    seen.until("the refusal", |seen| seen.error(ServerKind::Pod).contains("its list has no end"));
+    assert!(!seen.state().synced);
+    fake.with(|inner| inner.endless = false);
+    seen.until("everything", |seen| seen.synced && seen.objects.len() == 1203);
+}
+
+/// Otherwise nobody would see for how long.
+#[test]
+fn watches_that_fail_at_once_do_not_pass_for_following() {
+    let fake = Fake::start();
+    let mut seen = Seen::of(&fake, TIMING);
+    seen.until("the first lists", |seen| seen.synced && seen.all_current());
+    let line = json!({"type": "ERROR", "object": {"code": 500, "message": "etcd\nis\u{1b}[31m away"}});
+    fake.with(|inner| {
+        inner.failing_watches = Some(line.to_string());
+        inner.cuts += 1;
+    });
+    let pods = |seen: &Seen| seen.state().kinds.into_iter().find(|kind| kind.kind == "Pod").unwrap();
+    seen.until("a failure", |seen| !pods(seen).current);
+    let since = pods(&seen).away_since;
+    seen.until("more failures", |seen| {
+        let state = pods(seen);
+        assert!(!state.current && state.away_since == since);
+        state.failures > 10
+    });
+    assert_eq!(seen.error(ServerKind::Pod), "it answers 500 etcd is [31m away", "one line");
+    fake.with(|inner| inner.failing_watches = None);
+    seen.until("the end of it", Seen::all_current);
+}
+
+/// As for a kind whose definition somebody may install, or remove.
+#[test]
+fn a_kind_that_need_not_be_there_may_come_and_go() {
+    static KINDS: &[Followed] = &[
+        Followed { kind: ServerKind::Pod, required: true },
+        Followed { kind: ServerKind::NetworkPolicy, required: false },
+    ];
+    let fake = Fake::start();
+    let policy = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": {"podSelector": {}}});
+    fake.set(PODS, pod("web", "1", "10.0.0.1"));
+    fake.set(POLICIES, policy);
+    let absent = |fake: &Fake| {
+        fake.with(|inner| {
+            inner.refused.insert("networkpolicies", 404);
+            inner.cuts += 1;
+        });
+    };
+    absent(&fake);
+    let mut seen = Seen::by(follow_kinds(KINDS, fake.access(), TIMING).unwrap());
+    seen.until("the pods", |seen| seen.synced && seen.all_current());
+    assert_eq!(seen.objects.len(), 1);
+    assert_eq!(seen.error(ServerKind::NetworkPolicy), "");
+    fake.with(|inner| inner.refused.clear());
+    seen.until("the policy", |seen| seen.objects.len() == 2 && seen.all_current());
+    absent(&fake);
+    seen.until("it is gone", |seen| seen.objects.len() == 1 && seen.all_current());
+    fake.with(|inner| inner.refused.clear());
+    seen.until("it is back", |seen| seen.objects.len() == 2 && seen.all_current());
+
+    // A kind that must be there is missed.
+    fake.with(|inner| {
+        inner.refused.insert("pods", 404);
+        inner.cuts += 1;
+    });
+    seen.until("the refusal", |seen| seen.error(ServerKind::Pod).contains("404"));
+    assert_eq!(seen.objects.len(), 2, "the last state stays");
+}
+
 /// What may happen to a server, and how it ends. Each time the pod `lost` changes while nobody is told.
 #[test]
 fn every_fault_is_survived() {
@@ -215,6 +313,16 @@ fn every_fault_is_survived() {
             |fake| {
                 fake.with(|inner| {
                     inner.refused_watches = Some(410);
+                    inner.cuts += 1;
+                })
+            },
+            |fake| fake.with(|inner| inner.refused_watches = None),
+        ),
+        (
+            "versions that mean nothing to the server",
+            |fake| {
+                fake.with(|inner| {
+                    inner.refused_watches = Some(400);
                     inner.cuts += 1;
                 })
             },
@@ -411,21 +519,4 @@ fn what_cannot_be_used_is_said_at_once() {
         config("https://127.0.0.1:1", "{exec: {apiVersion: client.authentication.k8s.io/v1, command: sh}}");
     let error = refused(Some(&exec));
     assert!(matches!(error, AccessError::Plugin { field: "exec", .. }), "{error}");
-    // TLS is built in, and nothing is connected to yet.
-    let file = folder.path().join("kubeconfig");
-    let authority = format!("https://127.0.0.1:1', certificate-authority-data: '{AUTHORITY}");
-    std::fs::write(&file, config(&authority, "{token: t}")).unwrap();
-    let subscription = follow(super::Access::Kubeconfig(file), TIMING).unwrap();
-    assert!(!subscription.state().synced);
 }
-
-/// Some authority's certificate.
-const AUTHORITY: &str = "\
-    LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJkVENDQVJ1Z0F3SUJBZ0lVRUpTKy9NNnRsNG5VT0Q4M0tublBoZkdR\
-    MTRnd0NnWUlLb1pJemowRUF3SXcKRHpFTk1Bc0dBMVVFQXd3RWRHVnpkREFnRncweU5qRXhNakV4T1RBeU5UUmFHQTh5TVRJ\
-    Mk1UQXlPREU1TURJMQpORm93RHpFTk1Bc0dBMVVFQXd3RWRHVnpkREJaTUJNR0J5cUdTTTQ5QWdFR0NDcUdTTTQ5QXdFSEEw\
-    SUFCTkViCjY0SXlwWFZ5Y3VmRUhmSGxTNUF1a2J3TENnbUtaZ1h4bUFoRGt5SkpWanl5NjlvaDBoSVFHZ0tTRnA1alYzbW8K\
-    S0N1TkxidVFtTlQ1ZDd5NmJ3T2pVekJSTUIwR0ExVWREZ1FXQkJUZ1Q3S25sMEdBNlFobGdTQ3JFamh3NjFFVApVekFmQmdO\
-    VkhTTUVHREFXZ0JUZ1Q3S25sMEdBNlFobGdTQ3JFamh3NjFFVFV6QVBCZ05WSFJNQkFmOEVCVEFECkFRSC9NQW9HQ0NxR1NN\
-    NDlCQU1DQTBnQU1FVUNJQ2U4UHd6TjlDVDkxQmRLekJMV1haZ0NZMUdUd1VrYXJyOTQKRDRZQlphNmZBaUVBK1E5VDhWS290\
-    REY4V3FKKzhSSy9WQWtucm9KY0doYnVnd09hQ1VaTnd5TT0KLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=";
