@@ -1,9 +1,9 @@
 //! `podgate run`: the process around the gateway.
 //!
 //! The order of the start is the order of what may fail without having touched anything: rights, the admin socket's lock
-//! (a second daemon ends here, before it takes a port from the first), the metrics' address, the manifests, the settings of
-//! the API server; only then the devices. The admin socket answers from the moment the ports are open; manifests with errors do not keep the daemon
-//! from starting, they keep it closed.
+//! (a second daemon ends here, before it takes a port from the first), the metrics' address, the manifests, how to reach the
+//! API server; only then the devices. The admin socket answers from the moment the ports are open; manifests with errors
+//! and an API server that is away do not keep the daemon from starting, they keep it closed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin::server::{AdminSocket, BindError};
 use crate::gateway::options::Options;
 use crate::gateway::{Gateway, StartError};
+use crate::source::kubernetes::events::Reporter;
 use crate::source::kubernetes::{self, Access, AccessError, Timing};
 use crate::source::{self, WatchError};
 use crate::telemetry::http::{self, HttpError};
@@ -23,8 +24,8 @@ use crate::telemetry::http::{self, HttpError};
 pub struct DaemonOptions {
     /// The gateway's.
     pub gateway: Options,
-    /// The API server to follow, if one shall be.
-    pub kubernetes: Option<(Access, Timing)>,
+    /// The API server to follow, if one shall be, and who makes Events there, if somebody shall.
+    pub kubernetes: Option<(Access, Timing, Option<Reporter>)>,
     /// The admin socket.
     pub socket: PathBuf,
     /// Where metrics and health are served; `None` for nowhere.
@@ -103,7 +104,9 @@ async fn serve(options: DaemonOptions) -> Result<(), DaemonError> {
     let files = options.gateway.files.clone();
     let source = tokio::task::block_in_place(|| source::follow(files))?;
     let api = match options.kubernetes {
-        Some((access, timing)) => Some(tokio::task::block_in_place(|| kubernetes::follow(access, timing))?),
+        Some((access, timing, events)) => {
+            Some(tokio::task::block_in_place(|| kubernetes::follow(access, timing, events))?)
+        }
         None => None,
     };
     let (gateway, handle) = Gateway::start(options.gateway, source, api).await?;

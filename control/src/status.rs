@@ -87,6 +87,9 @@ pub struct SourceStatus {
     /// How each kind of an API server's objects is followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<KindStatus>,
+    /// Requests for Kubernetes Events, if some shall be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<EventCounts>,
     /// Seconds since anything in it changed.
     pub changed_seconds_ago: u64,
     /// What is wrong with it now, one line each.
@@ -95,6 +98,15 @@ pub struct SourceStatus {
     pub warnings: Vec<String>,
     /// Documents of kinds that are not ours, by kind.
     pub skipped: BTreeMap<String, usize>,
+}
+
+/// Requests for Kubernetes Events since the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCounts {
+    /// Events that were made or counted up.
+    pub told: u64,
+    /// Requests that failed.
+    pub failed: u64,
 }
 
 /// How a kind of an API server's objects is followed.

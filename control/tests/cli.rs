@@ -221,3 +221,16 @@ fn settings_are_shown_with_their_origin() {
     assert_ne!(code(&output), 0);
     assert!(format!("{}{}", out(&output), err(&output)).contains("workers"));
 }
+
+#[test]
+fn the_rights_are_those_that_the_settings_need() {
+    let with = podgate(&["config", "--rbac", "--set", "kubernetes_events=true"]);
+    let without = podgate(&["config", "--rbac"]);
+    assert_eq!((code(&with), code(&without)), (0, 0));
+    let added: Vec<&str> =
+        out(&with).lines().filter(|line| !out(&without).lines().any(|l| l == *line)).collect();
+    assert_eq!(added, ["  resources: [events]", "  verbs: [create, patch]"]);
+    let wrong = podgate(&["config", "--rbac", "--set", "kubernetes_events=perhaps"]);
+    assert_eq!((code(&wrong), out(&wrong)), (2, ""));
+    assert!(err(&wrong).contains("kubernetes_events"), "{}", err(&wrong));
+}

@@ -517,6 +517,8 @@ struct ApiServer {
     tls: Option<Arc<ServerConfig>>,
     /// Whoever does not show it is not known.
     token: Arc<Mutex<Option<&'static str>>>,
+    /// What it was told.
+    events: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
 impl ApiServer {
@@ -547,12 +549,19 @@ impl ApiServer {
                 stream.by_ref().lines().take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty()));
             let Some(request) = lines.next().transpose()? else { return Ok(()) };
             let headers = lines.collect::<io::Result<Vec<String>>>()?;
+            let length = headers.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            stream.read_exact(&mut body)?;
             let token = self.token.lock().unwrap().map(|token| format!("authorization: Bearer {token}"));
             let stream = stream.get_mut();
             if !self.answers.load(Ordering::Relaxed) {
                 stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")?;
             } else if token.is_some_and(|token| !headers.contains(&token)) {
                 stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")?;
+            } else if request.starts_with("POST ") {
+                self.events.lock().unwrap().push(serde_json::from_slice(&body)?);
+                let head = format!("HTTP/1.1 201 Created\r\ncontent-length: {}\r\n\r\n", body.len());
+                stream.write_all(&[head.as_bytes(), &body].concat())?;
             } else if request.contains("watch=true") {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
                 stream.flush()?;
@@ -645,6 +654,7 @@ fn a_pods_service_account_is_enough() {
         answers: Arc::new(AtomicBool::new(true)),
         tls: Some(Arc::new(tls)),
         token: Arc::new(Mutex::new(Some("first"))),
+        events: Arc::default(),
     };
     let mut node = Node::new();
     let listener = node.namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
@@ -657,7 +667,8 @@ fn a_pods_service_account_is_enough() {
     {
         fs::write(account.join(name), content).unwrap();
     }
-    let settings = ["--set=kubernetes=in-cluster", "--set=kubernetes_watch=1"];
+    let settings =
+        ["--set=kubernetes=in-cluster", "--set=kubernetes_watch=1", "--set=kubernetes_events=true"];
     node.start_as(&settings, move |command| {
         command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", port);
         command.env("NODE_NAME", "node-7");
@@ -675,6 +686,16 @@ fn a_pods_service_account_is_enough() {
     node.wait("everything is known", ready);
     assert_eq!(node.status().node.as_deref(), Some("node-7"));
     assert!(node.connects(8080) && !node.connects(80), "{}", node.log());
+    node.wait("the owner of the odd one is told", |_| !server.events.lock().unwrap().is_empty());
+    let event = server.events.lock().unwrap().remove(0);
+    assert_eq!(
+        (&event["involvedObject"]["name"], &event["reason"], &event["source"]["host"]),
+        (&"odd".into(), &"NotUnderstood".into(), &"node-7".into()),
+        "{event}"
+    );
+    let line = "podgate_source_events_total{source=\"kubernetes\"} 1";
+    node.wait("it is counted", |node| node.http("/metrics").contains(line));
+
     *server.token.lock().unwrap() = Some("second");
     node.wait("it is refused", |node| told(node, "401"));
     assert!(ready(&node) && node.connects(8080), "{}", node.log());

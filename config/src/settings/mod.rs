@@ -99,6 +99,8 @@ pub struct Settings {
     pub kubernetes_watch: u32,
     /// `kubernetes_relist`, in seconds.
     pub kubernetes_relist: u32,
+    /// `kubernetes_events`.
+    pub kubernetes_events: bool,
     /// `files`.
     pub files: Vec<PathBuf>,
     /// `socket`.

@@ -30,6 +30,7 @@ impl Default for Settings {
             kubernetes: KubernetesApi::None,
             kubernetes_watch: 45,
             kubernetes_relist: 900,
+            kubernetes_events: false,
             files: Vec::new(),
             socket: PathBuf::from("/run/podgate/podgate.sock"),
             metrics_bind_address: Some(([127, 0, 0, 1], 9469).into()),
@@ -171,6 +172,13 @@ pub static TABLE: &[Setting] = &[
         10,
         86_400,
         "Seconds after which everything is listed again and compared, give or take a tenth; not before fifty times as long as a list takes"
+    ),
+    one!(
+        kubernetes_events,
+        "`false` or `true`",
+        "Whether objects of the API server that cannot be applied are told of in Kubernetes Events. That needs the right to make them: `podgate config --rbac`",
+        ToString::to_string,
+        |text: &str| text.parse().ok()
     ),
     many!(
         files,

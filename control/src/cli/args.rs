@@ -75,7 +75,8 @@ pub enum Command {
     Port(PortCommand),
     /// Print the effective settings and where each came from
     #[command(after_help = "Exit code 1 if a setting is not valid.\n\n\
-        Example:\n  podgate config --config /etc/podgate/podgate.yaml --set workers=2\n  podgate config --markdown")]
+        Example:\n  podgate config --config /etc/podgate/podgate.yaml --set workers=2\n  podgate config --markdown\n  \
+        podgate config --rbac --set kubernetes_events=true | kubectl apply -f -")]
     Config(ConfigArgs),
     /// Build pods on this machine and watch policy being enforced
     #[command(subcommand)]
@@ -265,6 +266,9 @@ pub struct ConfigArgs {
     /// Print the table of all settings for the documentation instead
     #[arg(long)]
     pub markdown: bool,
+    /// Print the ServiceAccount and the ClusterRole that following an API server needs with these settings instead
+    #[arg(long, conflicts_with = "markdown")]
+    pub rbac: bool,
 }
 
 /// `podgate lab`.

@@ -20,18 +20,13 @@ use crate::admin::protocol::PortSpec;
 use crate::compiler::Limits;
 use crate::daemon::{self, DaemonOptions};
 use crate::gateway::options::{Options, usable_cpus};
-use crate::source::kubernetes::{Access, Timing};
+use crate::source::kubernetes::events::Reporter;
+use crate::source::kubernetes::{Access, Timing, rbac};
 use crate::telemetry::logs;
 
 /// `podgate run`. Returns after SIGTERM or SIGINT.
 pub fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
-    let settings = match load(&args.settings)? {
-        Ok(effective) => effective.settings,
-        Err(errors) => {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            anyhow::bail!("settings are not valid:\n  {}", lines.join("\n  "));
-        }
-    };
+    let settings = valid(&args.settings)?;
     logs::start(settings.log_format == LogFormat::Json, &settings.log_levels)?;
     daemon::run(options(settings, args)?)?;
     Ok(Outcome::Fine)
@@ -49,6 +44,9 @@ pub fn config(args: &ConfigArgs, console: &mut Console) -> anyhow::Result<Outcom
     if args.markdown {
         console.text(&settings::markdown())?;
         return Ok(Outcome::Fine);
+    }
+    if args.rbac {
+        return rights(args, console);
     }
     let effective = match load(&args.settings)? {
         Ok(effective) => effective,
@@ -77,6 +75,21 @@ pub fn config(args: &ConfigArgs, console: &mut Console) -> anyhow::Result<Outcom
     Ok(Outcome::Fine)
 }
 
+/// Reads the settings of all sources, which must be valid.
+fn valid(args: &SettingsArgs) -> anyhow::Result<Settings> {
+    load(args)?.map(|effective| effective.settings).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("settings are not valid:\n  {}", lines.join("\n  "))
+    })
+}
+
+/// The rights that these settings need at the API server.
+fn rights(args: &ConfigArgs, console: &mut Console) -> anyhow::Result<Outcome> {
+    let settings = valid(&args.settings)?;
+    console.text(&rbac::manifests(settings.kubernetes_events))?;
+    Ok(Outcome::Fine)
+}
+
 /// Reads the settings of all sources. The outer error is that the file cannot be read.
 fn load(args: &SettingsArgs) -> anyhow::Result<Result<Effective, Vec<SettingsError>>> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("settings file {}", path.display()));
@@ -100,8 +113,9 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
         mac: None,
     });
     let fragments = fragments(&settings);
-    let kubernetes = kubernetes(&settings, args);
-    let node = node(&settings, args, kubernetes.is_some())?;
+    let access = access(&settings, args);
+    let node = node(&settings, args, access.is_some())?;
+    let kubernetes = access.map(|access| (access, timing(&settings), reporter(&settings, node.as_ref())));
     let gateway = Options {
         node,
         files: settings.files.iter().chain(&args.files).cloned().collect(),
@@ -137,19 +151,28 @@ fn options(settings: Settings, args: &RunArgs) -> anyhow::Result<DaemonOptions> 
     Ok(DaemonOptions { gateway, kubernetes, socket: settings.socket, metrics })
 }
 
-/// The API server, and how it is followed.
-fn kubernetes(settings: &Settings, args: &RunArgs) -> Option<(Access, Timing)> {
-    let access = match (&args.kubeconfig, &settings.kubernetes) {
-        (Some(file), _) | (None, KubernetesApi::Kubeconfig(file)) => Access::Kubeconfig(file.clone()),
-        (None, KubernetesApi::InCluster) => Access::InCluster,
-        (None, KubernetesApi::None) => return None,
-    };
-    let timing = Timing {
+/// How the API server is reached.
+fn access(settings: &Settings, args: &RunArgs) -> Option<Access> {
+    match (&args.kubeconfig, &settings.kubernetes) {
+        (Some(file), _) | (None, KubernetesApi::Kubeconfig(file)) => Some(Access::Kubeconfig(file.clone())),
+        (None, KubernetesApi::InCluster) => Some(Access::InCluster),
+        (None, KubernetesApi::None) => None,
+    }
+}
+
+/// How it is followed.
+fn timing(settings: &Settings) -> Timing {
+    Timing {
         watch: Duration::from_secs(settings.kubernetes_watch.into()),
         relist: Duration::from_secs(settings.kubernetes_relist.into()),
         ..Timing::default()
-    };
-    Some((access, timing))
+    }
+}
+
+/// Who makes Events there.
+fn reporter(settings: &Settings, node: Option<&NodeName>) -> Option<Reporter> {
+    let node = || node.map(ToString::to_string).unwrap_or_default();
+    settings.kubernetes_events.then(|| Reporter::of(&node()))
 }
 
 /// The node that is served. Nobody else than an API server knows nodes by the names of hosts.

@@ -15,7 +15,7 @@
 //! the node's kernel knows, [`neighbours`] whom it is asked to find, [`ports`] what is wanted and open, [`survey`] what has
 //! changed about it, [`routes`] what leads where, [`publish`] compiles and publishes, [`generations`] knows which are in use,
 //! [`pace`] when to act. [`review`] says what does not fit together, [`limits`] who comes close to one, [`standing`] how each
-//! policy is, [`flows`] what became of a connection, and [`handle`] is how others ask.
+//! policy is, [`notes`] what its owners are told, [`flows`] what became of a connection, and [`handle`] is how others ask.
 
 pub mod devices;
 pub mod drops;
@@ -26,6 +26,7 @@ pub mod identity;
 pub mod kernel;
 mod limits;
 mod neighbours;
+mod notes;
 pub mod options;
 pub mod pace;
 pub mod ports;
@@ -277,6 +278,7 @@ impl Gateway {
             }
         }
         self.closed = closed;
+        self.tell_events();
         self.steer().await;
         let generation = self.engine.generation_published();
         for waiting in &mut self.waiting {

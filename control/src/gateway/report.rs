@@ -13,10 +13,11 @@ use podgate_dataplane::policy::Direction;
 use super::Gateway;
 use crate::compiler::Limits;
 use crate::explain::Asked;
+use crate::source::kubernetes::events::Counts;
 use crate::source::kubernetes::{KindState, Subscription};
 use crate::status::{
-    KindStatus, LimitStatus, PolicyHits, PolicyStatus, PortState, PortStatus, Problem, SourceStatus, Status,
-    WorkerStatus,
+    EventCounts, KindStatus, LimitStatus, PolicyHits, PolicyStatus, PortState, PortStatus, Problem,
+    SourceStatus, Status, WorkerStatus,
 };
 use crate::telemetry::metrics::DeviceCounts;
 
@@ -85,6 +86,7 @@ impl Gateway {
                 files: state.files,
                 bad_files: state.bad_files,
                 kinds: Vec::new(),
+                events: None,
                 changed_seconds_ago: seconds_since(state.since),
                 errors,
                 warnings,
@@ -106,6 +108,7 @@ impl Gateway {
                 files: 0,
                 bad_files: 0,
                 kinds,
+                events: api.events.map(|Counts { told, failed }| EventCounts { told, failed }),
                 changed_seconds_ago: seconds_since(api.since),
                 errors,
                 warnings,

@@ -110,6 +110,8 @@ fn describe() {
     describe_gauge!("podgate_source_objects", "Objects that the API server has, by kind");
     describe_counter!("podgate_source_lists_total", "Complete lists of the API server's objects, by kind");
     describe_counter!("podgate_source_failures_total", "Requests and watches that failed, by kind");
+    describe_counter!("podgate_source_events_total", "Kubernetes Events that were made or counted up");
+    describe_counter!("podgate_source_events_failed_total", "Requests for Kubernetes Events that failed");
     describe_gauge!("podgate_ports", "Ports by kind and state");
     describe_counter!(
         "podgate_received_packets_total",
@@ -225,7 +227,11 @@ fn set_status(status: &Status) {
         let kind = source.kind.clone();
         gauge!("podgate_source_synced", "source" => kind.clone()).set(f64::from(u8::from(source.synced)));
         gauge!("podgate_source_errors", "source" => kind.clone()).set(source.errors.len() as f64);
-        gauge!("podgate_source_bad_files", "source" => kind).set(source.bad_files as f64);
+        gauge!("podgate_source_bad_files", "source" => kind.clone()).set(source.bad_files as f64);
+        if let Some(events) = &source.events {
+            counter!("podgate_source_events_total", "source" => kind.clone()).absolute(events.told);
+            counter!("podgate_source_events_failed_total", "source" => kind).absolute(events.failed);
+        }
         for kind in &source.kinds {
             let labels = [("source", source.kind.clone()), ("kind", kind.kind.clone())];
             gauge!("podgate_source_current", &labels).set(f64::from(u8::from(kind.current)));

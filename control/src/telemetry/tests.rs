@@ -13,8 +13,8 @@ use super::http;
 use super::metrics::{DeviceCounts, Metrics};
 use crate::gateway::handle::{Ask, DropFeed, GatewayHandle, InForce};
 use crate::status::{
-    Decisions, KindStatus, PolicyHits, PortErrors, PortFlows, PortFragments, PortNeighbours, PortState,
-    PortStatus, Problem, SourceStatus, Status,
+    Decisions, EventCounts, KindStatus, PolicyHits, PortErrors, PortFlows, PortFragments, PortNeighbours,
+    PortState, PortStatus, Problem, SourceStatus, Status,
 };
 
 fn status(ready: bool) -> Status {
@@ -36,6 +36,7 @@ fn status(ready: bool) -> Status {
             files: 1,
             bad_files: 1,
             kinds: Vec::new(),
+            events: None,
             changed_seconds_ago: 0,
             errors: vec!["p.yaml:1: bad".into()],
             warnings: Vec::new(),
@@ -137,6 +138,7 @@ fn without_server() -> Status {
         files: 0,
         bad_files: 0,
         kinds,
+        events: Some(EventCounts { told: 7, failed: 1 }),
         errors,
         ..status.sources[0].clone()
     };
@@ -160,6 +162,8 @@ async fn a_server_that_is_away_leaves_it_ready_and_is_told() {
         "podgate_source_objects{source=\"kubernetes\",kind=\"Pod\"} 5",
         "podgate_source_lists_total{source=\"kubernetes\",kind=\"Pod\"} 2",
         "podgate_source_failures_total{source=\"kubernetes\",kind=\"Pod\"} 3",
+        "podgate_source_events_total{source=\"kubernetes\"} 7",
+        "podgate_source_events_failed_total{source=\"kubernetes\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }

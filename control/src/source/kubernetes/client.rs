@@ -150,7 +150,13 @@ impl Server {
         *told = why_not;
     }
 
-    fn client(&self) -> Client {
+    /// How long an answer may take.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The connection of this moment.
+    pub fn client(&self) -> Client {
         self.connected.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 

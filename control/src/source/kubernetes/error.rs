@@ -62,8 +62,8 @@ pub enum ApiError {
     },
     /// 403.
     #[error(
-        "it does not let us (403 {message}); grant list and watch on {resource} to this user by a ClusterRole and a \
-         ClusterRoleBinding"
+        "it does not let us (403 {message}); grant list and watch on {resource} to this user: `podgate config --rbac` \
+         prints the ClusterRole"
     )]
     Forbidden {
         /// The server's words.
@@ -164,7 +164,7 @@ impl ApiError {
 }
 
 /// The last part of a kind's path: what RBAC calls it.
-fn resource(kind: ServerKind) -> &'static str {
+pub(super) fn resource(kind: ServerKind) -> &'static str {
     kind.path().rsplit('/').next().unwrap_or_default()
 }
 

@@ -10,15 +10,18 @@
 //!   force whatever happens to it, and the status says that it is so and why.
 //! - A list takes the place of what was known at once, when its last page is there.
 //! - A change costs what has changed: nothing here looks at all objects but a list.
-//! - Only list and watch are asked for.
+//! - Only list and watch are asked for, and if that is wanted Events of what cannot be applied ([`events`]). [`rbac`] has the
+//!   rights for these and no other.
 //!
 //! kube's own watcher is not used: it has no way to list everything again from time to time, nor to look where the server is
 //! before it watches, and takes a server that was restored for one where nothing happens.
 
 pub mod client;
 pub mod error;
+pub mod events;
 mod follow;
 mod mirror;
+pub mod rbac;
 pub mod state;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,7 @@ use podgate_config::manifest::server::ServerKind;
 pub use client::Access;
 use client::Server;
 pub use error::{AccessError, ApiError};
+use events::Reporter;
 use follow::Follower;
 use state::Shared;
 pub use state::{ApiState, Changed, KindState, Said, Subscription, Taken, Trouble, Troubles};
@@ -79,18 +83,19 @@ impl Default for Timing {
 }
 
 /// Follows a server on a thread of its own until the subscription is dropped. Returns when it is known how to reach the server;
-/// whether that succeeds is in the subscription's state.
+/// whether that succeeds is in the subscription's state. Events are made if there is somebody to make them.
 ///
 /// # Errors
 /// [`AccessError`] if it is not known how to reach it.
-pub fn follow(access: Access, timing: Timing) -> Result<Subscription, AccessError> {
-    follow_kinds(FOLLOWED, access, timing)
+pub fn follow(access: Access, timing: Timing, events: Option<Reporter>) -> Result<Subscription, AccessError> {
+    follow_kinds(FOLLOWED, access, timing, events)
 }
 
 fn follow_kinds(
     kinds: &'static [Followed],
     access: Access,
     timing: Timing,
+    events: Option<Reporter>,
 ) -> Result<Subscription, AccessError> {
     let (begun, result) = mpsc::sync_channel(1);
     let run = move || {
@@ -103,10 +108,13 @@ fn follow_kinds(
                 Ok(server) => Arc::new(server),
                 Err(error) => return drop(begun.send(Err(error))),
             };
-            let shared = Shared::new(server.url(), kinds);
+            let shared = Shared::new(server.url(), kinds, events.is_some());
             let mut followers = tokio::task::JoinSet::new();
             for followed in kinds {
                 followers.spawn(Follower::new(followed, server.clone(), shared.clone(), timing).run());
+            }
+            if let Some(reporter) = events {
+                followers.spawn(events::tell(server, shared.clone(), reporter));
             }
             if begun.send(Ok(shared.subscribe())).is_err() {
                 return;

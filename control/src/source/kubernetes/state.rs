@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::Followed;
 use super::error::{ApiError, line};
+use super::events::{Counts, Note};
 use super::mirror::Change;
 use crate::store::Key;
 
@@ -54,6 +55,8 @@ pub struct ApiState {
     pub findings: Vec<Finding>,
     /// When an object changed last.
     pub since: SystemTime,
+    /// Events that were made of objects that cannot be applied; `None` if none shall be.
+    pub events: Option<Counts>,
 }
 
 /// What the server says of an object.
@@ -116,6 +119,7 @@ struct Inner {
     troubles: Troubles,
     troubles_changed: bool,
     since: SystemTime,
+    events: Option<Counts>,
 }
 
 impl Inner {
@@ -132,11 +136,13 @@ pub(super) struct Shared {
     news: watch::Sender<u64>,
     /// Counts how often the server was found to be another than before.
     restored: watch::Sender<u64>,
+    /// What is to be told in Events.
+    notes: Arc<watch::Sender<Vec<Note>>>,
 }
 
 impl Shared {
-    /// Nothing is known yet of these kinds.
-    pub fn new(server: &str, kinds: &[Followed]) -> Arc<Self> {
+    /// Nothing is known yet of these kinds. Events are counted if there shall be some.
+    pub fn new(server: &str, kinds: &[Followed], events: bool) -> Arc<Self> {
         let kinds = kinds.iter().map(|followed| KindState {
             kind: followed.kind.name(),
             synced: false,
@@ -153,10 +159,12 @@ impl Shared {
             troubles: Troubles::new(),
             troubles_changed: false,
             since: SystemTime::now(),
+            events: events.then(Counts::default),
         };
         let inner = Arc::new(Mutex::new(inner));
         let (news, restored) = (watch::channel(0).0, watch::channel(0).0);
-        Arc::new(Self { server: server.to_owned(), inner, news, restored })
+        let notes = Arc::new(watch::channel(Vec::new()).0);
+        Arc::new(Self { server: server.to_owned(), inner, news, restored, notes })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -165,7 +173,24 @@ impl Shared {
 
     /// Somebody to give the changes to: there may be one.
     pub fn subscribe(&self) -> Subscription {
-        Subscription { server: self.server.clone(), inner: self.inner.clone(), news: self.news.subscribe() }
+        Subscription {
+            server: self.server.clone(),
+            inner: self.inner.clone(),
+            news: self.news.subscribe(),
+            notes: self.notes.clone(),
+        }
+    }
+
+    /// What the gateway would have told in Events.
+    pub fn notes(&self) -> watch::Receiver<Vec<Note>> {
+        self.notes.subscribe()
+    }
+
+    /// Changes how many Events were made.
+    pub fn count_events(&self, change: impl FnOnce(&mut Counts)) {
+        if let Some(counts) = &mut self.lock().events {
+            change(counts);
+        }
     }
 
     /// One kind shows that the server was restored from a backup.
@@ -273,6 +298,7 @@ pub struct Subscription {
     server: String,
     inner: Arc<Mutex<Inner>>,
     news: watch::Receiver<u64>,
+    notes: Arc<watch::Sender<Vec<Note>>>,
 }
 
 impl Subscription {
@@ -300,6 +326,21 @@ impl Subscription {
         Taken { synced: true, changes: pending.into_iter().collect(), troubles }
     }
 
+    /// Whether there shall be Events of what cannot be applied.
+    #[must_use]
+    pub fn tells_events(&self) -> bool {
+        lock(&self.inner).events.is_some()
+    }
+
+    /// What cannot be applied now, all of it, to be told in Events. Nothing waits for that.
+    pub fn tell(&self, notes: Vec<Note>) {
+        self.notes.send_if_modified(|before| {
+            let news = *before != notes;
+            *before = notes;
+            news
+        });
+    }
+
     /// How following goes at this moment.
     #[must_use]
     pub fn state(&self) -> ApiState {
@@ -310,6 +351,7 @@ impl Subscription {
             kinds: inner.kinds.clone(),
             findings: inner.troubles.values().flat_map(|trouble| &trouble.findings).cloned().collect(),
             since: inner.since,
+            events: inner.events,
         }
     }
 }

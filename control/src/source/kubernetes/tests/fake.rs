@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use serde_json::{Value, json};
@@ -51,6 +51,10 @@ pub struct Inner {
     pub endless: bool,
     /// All watches end at once, with this line.
     pub failing_watches: Option<String>,
+    /// The Events, by namespace and name.
+    pub events: BTreeMap<(String, String), Value>,
+    /// Status of every answer to requests for Events; 0 for none at all.
+    pub refused_events: Option<u16>,
     pub token: &'static str,
     /// Of all requests.
     pub requests: Vec<String>,
@@ -91,6 +95,8 @@ impl Fake {
             refused_pages: 0,
             endless: false,
             failing_watches: None,
+            events: BTreeMap::new(),
+            refused_events: None,
             token: "secret",
             requests: Vec::new(),
         };
@@ -241,10 +247,20 @@ fn status(code: u16, message: &str) -> Response {
 
 async fn answer(
     State(shared): State<Arc<Shared>>,
+    method: Method,
     uri: Uri,
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
+    body: Bytes,
 ) -> Response {
+    if method != Method::GET {
+        let refused = shared.inner.lock().unwrap().refused_events;
+        return match refused {
+            Some(0) => std::future::pending().await,
+            Some(code) => status(code, "refused"),
+            None => tell(&mut shared.inner.lock().unwrap(), &method, uri.path(), &body),
+        };
+    }
     let is_watch = query.get("watch").is_some_and(|watch| watch == "true");
     let refusal = {
         let mut inner = shared.inner.lock().unwrap();
@@ -267,6 +283,34 @@ async fn answer(
         None if shared.inner.lock().unwrap().silent => std::future::pending().await,
         None => events(shared, uri.path().to_owned(), &query),
     }
+}
+
+/// Makes an Event, or changes one.
+fn tell(inner: &mut Inner, method: &Method, path: &str, body: &[u8]) -> Response {
+    inner.requests.push(format!("{method} {path}"));
+    let body: Value = serde_json::from_slice(body).unwrap();
+    let parts: Vec<&str> = path.trim_start_matches("/api/v1/namespaces/").split('/').collect();
+    let event = match (method, parts.as_slice()) {
+        (&Method::POST, [namespace, "events"]) => {
+            assert_eq!(body["metadata"]["namespace"], *namespace);
+            let name = body["metadata"]["name"].as_str().unwrap().to_owned();
+            let key = ((*namespace).to_owned(), name);
+            if inner.events.contains_key(&key) {
+                return status(409, "it exists");
+            }
+            inner.events.entry(key).or_insert(body)
+        }
+        (&Method::PATCH, [namespace, "events", name]) => {
+            let key = ((*namespace).to_owned(), (*name).to_owned());
+            let Some(event) = inner.events.get_mut(&key) else { return status(404, "there is none") };
+            for (field, value) in body.as_object().unwrap() {
+                event[field] = value.clone();
+            }
+            event
+        }
+        other => panic!("{other:?}"),
+    };
+    event.to_string().into_response()
 }
 
 fn list(inner: &mut Inner, path: &str, query: &HashMap<String, String>) -> Response {

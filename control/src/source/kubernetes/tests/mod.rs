@@ -1,5 +1,6 @@
 //! A server that does what servers do, and how following it goes. Nothing is measured here but that it arrives at all.
 
+mod events;
 mod fake;
 mod tls;
 
@@ -11,6 +12,7 @@ use podgate_config::manifest::ObjectValue;
 use podgate_config::manifest::server::ServerKind;
 use serde_json::{Value, json};
 
+use super::events::Reporter;
 use super::{AccessError, ApiState, Followed, Said, Subscription, Timing, follow, follow_kinds};
 use crate::store::Key;
 use fake::Fake;
@@ -47,7 +49,11 @@ struct Seen {
 
 impl Seen {
     fn of(fake: &Fake, timing: Timing) -> Self {
-        Self::by(follow(fake.access(), timing).unwrap())
+        Self::by(follow(fake.access(), timing, None).unwrap())
+    }
+
+    fn telling(fake: &Fake, reporter: Reporter) -> Self {
+        Self::by(follow(fake.access(), TIMING, Some(reporter)).unwrap())
     }
 
     fn by(subscription: Subscription) -> Self {
@@ -255,7 +261,7 @@ fn a_kind_that_need_not_be_there_may_come_and_go() {
         });
     };
     absent(&fake);
-    let mut seen = Seen::by(follow_kinds(KINDS, fake.access(), TIMING).unwrap());
+    let mut seen = Seen::by(follow_kinds(KINDS, fake.access(), TIMING, None).unwrap());
     seen.until("the pods", |seen| seen.synced && seen.all_current());
     assert_eq!(seen.objects.len(), 1);
     assert_eq!(seen.error(ServerKind::NetworkPolicy), "");
@@ -501,7 +507,7 @@ fn what_cannot_be_used_is_said_at_once() {
             Some(text) => std::fs::write(&file, text).unwrap(),
             None => drop(std::fs::remove_file(&file)),
         }
-        match follow(super::Access::Kubeconfig(file), TIMING) {
+        match follow(super::Access::Kubeconfig(file), TIMING, None) {
             Err(error) => error,
             Ok(_) => panic!("{text:?}"),
         }

@@ -1,0 +1,108 @@
+//! The rights that following an API server needs, as manifests to apply.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::FOLLOWED;
+use super::error::resource;
+
+/// Where the account is, unless somebody edits it.
+const NAMESPACE: &str = "kube-system";
+
+/// A ServiceAccount, a ClusterRole with no more than is asked of the server, and their ClusterRoleBinding, as YAML.
+#[must_use]
+pub fn manifests(events: bool) -> String {
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for followed in FOLLOWED {
+        groups.entry(group(followed.kind.path())).or_default().push(resource(followed.kind));
+    }
+    let mut rules = String::new();
+    let mut rule = |group: &str, resources: &str, verbs: &str| {
+        // Writing to a text does not fail.
+        let _ = write!(rules, "- apiGroups: [\"{group}\"]\n  resources: [{resources}]\n  verbs: [{verbs}]\n");
+    };
+    for (group, resources) in groups {
+        rule(group, &resources.join(", "), "list, watch");
+    }
+    if events {
+        rule("", "events", "create, patch");
+    }
+    format!(
+        "apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: podgate
+  namespace: {NAMESPACE}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: podgate
+rules:
+{rules}---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: podgate
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: podgate
+subjects:
+- kind: ServiceAccount
+  name: podgate
+  namespace: {NAMESPACE}
+"
+    )
+}
+
+/// `/apis/GROUP/VERSION/...`; those of `/api` have no group.
+fn group(path: &str) -> &str {
+    path.strip_prefix("/apis/").and_then(|rest| rest.split('/').next()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WITHOUT_EVENTS: &str = r#"apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: podgate
+  namespace: kube-system
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: podgate
+rules:
+- apiGroups: [""]
+  resources: [namespaces, nodes, pods]
+  verbs: [list, watch]
+- apiGroups: ["networking.k8s.io"]
+  resources: [networkpolicies]
+  verbs: [list, watch]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: podgate
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: podgate
+subjects:
+- kind: ServiceAccount
+  name: podgate
+  namespace: kube-system
+"#;
+
+    #[test]
+    fn no_more_than_is_asked_for() {
+        assert_eq!(manifests(false), WITHOUT_EVENTS);
+        let rule = "- apiGroups: [\"\"]\n  resources: [events]\n  verbs: [create, patch]\n";
+        let with =
+            WITHOUT_EVENTS.replace("verbs: [list, watch]\n---", &format!("verbs: [list, watch]\n{rule}---"));
+        assert_eq!(manifests(true), with);
+    }
+}
