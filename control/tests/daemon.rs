@@ -696,6 +696,10 @@ fn a_pods_service_account_is_enough() {
     let line = "podgate_source_events_total{source=\"kubernetes\"} 1";
     node.wait("it is counted", |node| node.http("/metrics").contains(line));
 
+    let normal = "selects no live pod";
+    node.wait("what is not wrong is in the status", |node| told(node, normal));
+    assert!(!node.log().contains(normal), "{}", node.log());
+
     *server.token.lock().unwrap() = Some("second");
     node.wait("it is refused", |node| told(node, "401"));
     assert!(ready(&node) && node.connects(8080), "{}", node.log());

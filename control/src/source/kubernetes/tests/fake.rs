@@ -49,6 +49,8 @@ pub struct Inner {
     pub refused_pages: u32,
     /// Every page but the first is followed by itself.
     pub endless: bool,
+    /// Lists never stop to come, and never come to an end.
+    pub trickles: bool,
     /// All watches end at once, with this line.
     pub failing_watches: Option<String>,
     /// The Events, by namespace and name.
@@ -94,6 +96,7 @@ impl Fake {
             expired: 0,
             refused_pages: 0,
             endless: false,
+            trickles: false,
             failing_watches: None,
             events: BTreeMap::new(),
             refused_events: None,
@@ -275,6 +278,7 @@ async fn answer(
                 Some(status(inner.refused_watches.unwrap_or_default(), "no watch"))
             }
             _ if is_watch => None,
+            _ if inner.trickles => Some(trickle()),
             _ => Some(list(&mut inner, uri.path(), &query)),
         }
     };
@@ -336,6 +340,14 @@ fn list(inner: &mut Inner, path: &str, query: &HashMap<String, String>) -> Respo
         metadata["continue"] = format!("after {next}").into();
     }
     json!({"kind": "List", "metadata": metadata, "items": &all[begin..end]}).to_string().into_response()
+}
+
+fn trickle() -> Response {
+    let stream = futures::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Some((Ok::<_, std::io::Error>(" "), ()))
+    });
+    Body::from_stream(stream).into_response()
 }
 
 /// One running watch.

@@ -219,6 +219,17 @@ fn a_list_without_an_end_is_refused() {
     seen.until("everything", |seen| seen.synced && seen.objects.len() == 1203);
 }
 
+#[test]
+fn a_list_that_trickles_is_no_answer() {
+    let fake = Fake::start();
+    fake.set(PODS, pod("web", "1", "10.0.0.1"));
+    fake.with(|inner| inner.trickles = true);
+    let mut seen = Seen::of(&fake, TIMING);
+    seen.until("the end of patience", |seen| seen.error(ServerKind::Pod).contains("it was silent for"));
+    fake.with(|inner| inner.trickles = false);
+    seen.until("everything", |seen| seen.synced);
+}
+
 /// Otherwise nobody would see for how long.
 #[test]
 fn watches_that_fail_at_once_do_not_pass_for_following() {
