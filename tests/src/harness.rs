@@ -67,6 +67,17 @@ pub fn podgate() -> &'static Path {
     })
 }
 
+/// The test API server of this build, built now in the profile of the tests: labs look for it beside `podgate`.
+///
+/// # Panics
+/// If it does not build, or is not where it will be looked for.
+pub fn test_api() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| build("podgate-tests", "podgate-test-api"));
+    assert_eq!(program.parent(), podgate().parent(), "one folder for both");
+    program
+}
+
 /// The traffic generator of this build, built now in the profile of the tests.
 ///
 /// # Panics
@@ -219,8 +230,12 @@ impl Lab {
     /// `podgate lab up`, and what it said.
     #[must_use]
     pub fn try_start(&self) -> Said {
-        let mut arguments = vec!["lab", "up", "-f", self.folder.path().to_str().expect("UTF-8")];
+        let mut arguments = vec!["lab", "up"];
         arguments.extend(self.arguments.iter().map(String::as_str));
+        // An API server's lab has no manifests of its own.
+        if !arguments.contains(&"--kubeconfig") {
+            arguments.extend(["-f", self.folder.path().to_str().expect("UTF-8")]);
+        }
         run_podgate(&arguments)
     }
 

@@ -193,6 +193,44 @@ async fn tokens_and_rules() {
 }
 
 #[tokio::test]
+async fn a_token_may_stand_in_the_path() {
+    let root = User { token: "all".into(), name: "root".into(), rules: vec![Rule::everything()] };
+    let (server, nobody) = with(Options { access: Access::Users(vec![root]), ..Options::default() });
+    nobody.get(&format!("/as/all{PODS}")).await.expect(200);
+    nobody.get("/as/all/apis").await.expect(200);
+    assert_eq!(nobody.get(&format!("/as/other{PODS}")).await.refused(401), "Unauthorized");
+    let wrong = Client::fake(&server, Some("other"));
+    assert_eq!(
+        wrong.get(&format!("/as/all{PODS}")).await.refused(401),
+        "Unauthorized",
+        "a header counts first"
+    );
+    assert!(server.kubeconfig(Some("all")).contains(&format!("{}/as/all", server.url())));
+}
+
+#[tokio::test]
+async fn new_pods_are_bound_if_a_node_is_named() {
+    let (server, client) = with(Options { bind_to: Some("one".into()), ..Options::default() });
+    let mut watch = client.watch(&format!("{PODS}?resourceVersion={}", server.version())).await;
+    client.post(PODS, &pod("a")).await.expect(201);
+    assert_eq!(watch.next().await["object"]["spec"]["nodeName"], Value::Null);
+    let event = watch.next().await;
+    assert_eq!((&event["type"], &event["object"]["spec"]["nodeName"]), (&json!("MODIFIED"), &json!("one")));
+    assert_eq!(event["object"]["status"]["conditions"][0]["type"], "PodScheduled");
+    let mut others = pod("b");
+    others["spec"]["schedulerName"] = "somebody".into();
+    client.post(PODS, &others).await.expect(201);
+    let mut placed = pod("c");
+    placed["spec"]["nodeName"] = "two".into();
+    client.post(PODS, &placed).await.expect(201);
+    let applied = format!("{PODS}/d?fieldManager=test");
+    client.patch("apply-patch", &applied, &pod("d")).await.expect(201);
+    for (name, node) in [("b", Value::Null), ("c", json!("two")), ("d", json!("one"))] {
+        assert_eq!(server.get("Pod", "default", name).unwrap()["spec"]["nodeName"], node, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn bookmarks_carry_the_newest_version() {
     let (server, client) = with(Options { bookmark_every: Duration::from_millis(50), ..Options::default() });
     let path = format!("{PODS}?resourceVersion={}&allowWatchBookmarks=true", server.version());

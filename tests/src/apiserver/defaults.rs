@@ -9,6 +9,9 @@ use super::failure::Failure;
 use super::kinds::Resource;
 use super::object::{metadata, section, text};
 
+/// Who schedules a pod that does not say.
+pub const SCHEDULER: &str = "default-scheduler";
+
 fn default(value: &mut Value, pointer: &str, name: &str, filling: Value) {
     if let Some(map) = value.pointer_mut(pointer).and_then(Value::as_object_mut) {
         map.entry(name).or_insert(filling);
@@ -44,7 +47,7 @@ fn pod(value: &mut Value) {
         ("restartPolicy", json!("Always")),
         ("dnsPolicy", json!("ClusterFirst")),
         ("terminationGracePeriodSeconds", json!(30)),
-        ("schedulerName", json!("default-scheduler")),
+        ("schedulerName", json!(SCHEDULER)),
         ("securityContext", json!({})),
     ] {
         section(value, "spec").entry(name).or_insert(filling);

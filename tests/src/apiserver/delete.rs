@@ -29,11 +29,11 @@ struct Wish {
 
 impl Wish {
     fn parse(request: &Request) -> Result<Self, Failure> {
-        let body: Value = if request.body.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(&request.body)
-                .map_err(|_| Failure::media_type(&request.content_type, "application/json"))?
+        let body: Value = match request.content_type.as_str() {
+            _ if request.body.is_empty() => Value::Null,
+            "" | "application/json" => serde_json::from_slice(&request.body)
+                .map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}")))?,
+            other => return Err(Failure::media_type(other, "application/json")),
         };
         let query = request.query.get("gracePeriodSeconds").parse().ok();
         Ok(Self {

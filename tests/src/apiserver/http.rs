@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::Failure;
 use super::request::{Request, Target};
-use super::{Shared, delete, discovery, read, watch, write};
+use super::{Shared, delete, discovery, read, scheduler, watch, write};
 
 /// Bodies are at most so long, as on a real server.
 const MAX_BODY: usize = 3 << 20;
@@ -159,7 +159,7 @@ fn dispatch(shared: &Arc<Shared>, request: &Request) -> Result<Answer, Failure> 
         ("list", None) => read::list(shared, request, &target),
         ("watch", None) => watch::start(shared, request, &target),
         ("create", None) => write::create(shared, request, &target),
-        ("create", Some("binding")) => write::bind(shared, request, &target),
+        ("create", Some("binding")) => scheduler::bind(shared, request, &target),
         ("update", None | Some("status")) => write::update(shared, request, &target),
         ("patch", None | Some("status")) => write::patch(shared, request, &target),
         ("delete", None) => delete::one(shared, request, &target),

@@ -2,13 +2,14 @@
 //!
 //! It serves what Podgate's source, the `kube` client and `kubectl` use: list and watch with selectors, pages and
 //! bookmarks, every patch type, server-side apply, graceful pod deletion, cascading namespace deletion, discovery and
-//! Table output. It stands in for the namespace controller; scheduler and kubelet are whoever writes `pods/binding`,
-//! `pods/status` and a DELETE with grace 0. `tests/tests/api_contract/` holds it against what real servers promise.
+//! Table output. It stands in for the namespace controller, and for the scheduler if it is told a node
+//! ([`Options::bind_to`]); the kubelet is whoever writes `pods/status` and a DELETE with grace 0.
+//! `tests/tests/api_contract/` holds it against what real servers promise. `podgate-test-api` serves it to people.
 //!
 //! What it does not do: values are checked for their types but hardly beyond, so an invalid policy can be put before a
 //! client; owner references are not followed; server-side apply sees conflicts between appliers only; bodies and
 //! answers are JSON, but for `kubectl create namespace`; there is no TLS. `kubectl` sends no token over plain HTTP, so
-//! it needs [`Access::Open`].
+//! a token may stand in front of the path as well: `http://ADDRESS/as/TOKEN` is a server's URL like any other.
 //!
 //! One mutex holds the [`store`]; handlers take it for the time of one decision, so every write is atomic. Watches
 //! run on their own. The server has a runtime of its own: its handle works from synchronous and asynchronous tests.
@@ -30,6 +31,7 @@ mod patch;
 mod protobuf;
 mod read;
 mod request;
+mod scheduler;
 mod selector;
 mod store;
 mod strategic;
@@ -72,6 +74,8 @@ pub struct Options {
     pub first_version: u64,
     /// How often a watch that wants bookmarks gets one.
     pub bookmark_every: Duration,
+    /// The node that new pods are bound to; without one they wait for somebody who binds them.
+    pub bind_to: Option<String>,
 }
 
 impl Default for Options {
@@ -83,6 +87,7 @@ impl Default for Options {
             history: 100_000,
             first_version: 1_000,
             bookmark_every: Duration::from_secs(60),
+            bind_to: None,
         }
     }
 }
@@ -201,13 +206,15 @@ impl ApiServer {
         format!("http://{}", self.address)
     }
 
-    /// A kubeconfig for `kubectl` and `kube`, in JSON, which is YAML too; with a token if one is given.
+    /// A kubeconfig for `kubectl` and `kube`, in JSON, which is YAML too; with a token if one is given, as a credential and
+    /// in the URL.
     #[must_use]
     pub fn kubeconfig(&self, token: Option<&str>) -> String {
         let user = token.map_or_else(|| json!({}), |token| json!({ "token": token }));
+        let url = token.map_or_else(|| self.url(), |token| format!("{}/{}/{token}", self.url(), request::AS));
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{ "name": "test", "cluster": { "server": self.url() } }],
+            "clusters": [{ "name": "test", "cluster": { "server": url } }],
             "users": [{ "name": "test", "user": user }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
         });

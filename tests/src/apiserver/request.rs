@@ -8,6 +8,9 @@ use hyper::http::request::Parts;
 use super::failure::Failure;
 use super::kinds::Resource;
 
+/// What stands before a token in a path.
+pub(crate) const AS: &str = "as";
+
 /// The query string.
 #[derive(Debug, Clone, Default)]
 pub struct Query(Vec<(String, String)>);
@@ -116,7 +119,7 @@ pub enum Form {
 pub struct Request {
     /// HTTP method.
     pub method: Method,
-    /// Path.
+    /// Path, without a token in front.
     pub path: String,
     /// Query.
     pub query: Query,
@@ -124,7 +127,7 @@ pub struct Request {
     pub accept: String,
     /// What the body is, without parameters.
     pub content_type: String,
-    /// Bearer token.
+    /// Bearer token; the one of the path if no header has one.
     pub token: Option<String>,
     /// The body.
     pub body: Bytes,
@@ -135,13 +138,15 @@ impl Request {
     #[must_use]
     pub fn new(parts: &Parts, body: Bytes) -> Self {
         let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let bearer = header(AUTHORIZATION).strip_prefix("Bearer ").map(str::trim);
+        let (token, path) = split_token(parts.uri.path());
         Self {
             method: parts.method.clone(),
-            path: parts.uri.path().to_owned(),
+            path: path.to_owned(),
             query: Query::parse(parts.uri.query().unwrap_or_default()),
             accept: header(ACCEPT).to_owned(),
             content_type: header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_owned(),
-            token: header(AUTHORIZATION).strip_prefix("Bearer ").map(|token| token.trim().to_owned()),
+            token: bearer.or(token).map(str::to_owned),
             body,
         }
     }
@@ -154,7 +159,7 @@ impl Request {
         if self.accept.is_empty() {
             return Ok(Form::Full);
         }
-        let forms = self.accept.split(',').filter_map(|accepted| {
+        let mut forms = self.accept.split(',').filter_map(|accepted| {
             let mut parts = accepted.split(';').map(str::trim);
             if !matches!(parts.next(), Some("application/json" | "application/*" | "*/*")) {
                 return None;
@@ -166,7 +171,6 @@ impl Request {
                 Some(_) => None,
             }
         });
-        let mut forms = forms;
         forms.next().ok_or_else(|| {
             Failure::new(
                 406,
@@ -177,10 +181,27 @@ impl Request {
     }
 }
 
+/// The token in front of a path, and the path behind it.
+fn split_token(path: &str) -> (Option<&str>, &str) {
+    let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(AS)?.strip_prefix('/'));
+    let Some(behind) = behind else { return (None, path) };
+    let (token, rest) = behind.split_at(behind.find('/').unwrap_or(behind.len()));
+    (Some(token), rest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::kinds::all;
-    use super::{Query, Target};
+    use super::{Query, Target, split_token};
+
+    #[test]
+    fn tokens_in_paths() {
+        assert_eq!(split_token("/as/secret/api/v1/pods"), (Some("secret"), "/api/v1/pods"));
+        assert_eq!(split_token("/as/secret"), (Some("secret"), ""));
+        for path in ["/api/v1/pods", "/as", "/assets/x", "/", ""] {
+            assert_eq!(split_token(path), (None, path));
+        }
+    }
 
     #[test]
     fn paths() {

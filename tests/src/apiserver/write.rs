@@ -18,11 +18,12 @@ use super::events;
 use super::failure::Failure;
 use super::form;
 use super::http::Answer;
-use super::kinds::{NAMESPACES, PODS, Resource};
-use super::object::{Object, metadata, section, text};
+use super::kinds::{NAMESPACES, Resource};
+use super::object::{Object, metadata, text};
 use super::patch;
 use super::protobuf;
 use super::request::{Request, Target};
+use super::scheduler;
 use super::store::Store;
 use super::typed;
 
@@ -97,7 +98,12 @@ impl How {
 /// POST of an object.
 pub(crate) fn create(shared: &Shared, request: &Request, target: &Target) -> Result<Answer, Failure> {
     let value = document(request, target)?;
-    let object = shared.write(|store| insert(store, target, value, How::new(request)))?;
+    let how = How::new(request);
+    let object = shared.write(|store| {
+        let object = insert(store, target, value, how)?;
+        scheduler::place(store, shared, &object, target, how.dry);
+        Ok(object)
+    })?;
     answer(201, request, target, &object)
 }
 
@@ -177,7 +183,7 @@ fn commit(store: &mut Store, resource: &Resource, value: Value, dry: bool) -> Ar
     if dry { Arc::new(Object::seal(resource, value, store.version())) } else { store.put(resource, value) }
 }
 
-fn present(store: &Store, target: &Target) -> Result<Arc<Object>, Failure> {
+pub(super) fn present(store: &Store, target: &Target) -> Result<Arc<Object>, Failure> {
     let found = store.get(target.resource, target.space(), target.object());
     found.ok_or_else(|| Failure::not_found(target.resource, target.object()))
 }
@@ -237,9 +243,11 @@ fn server_side_apply(shared: &Shared, request: &Request, target: &Target) -> Res
         Ok(match old {
             Some(old) => (200, replace(store, shared, target, &old, after, How::new(request))?),
             None => {
-                let mut after = after;
+                let (mut after, how) = (after, How::new(request));
                 metadata(&mut after).insert("name".into(), target.object().into());
-                (201, insert(store, target, after, How::new(request))?)
+                let object = insert(store, target, after, how)?;
+                scheduler::place(store, shared, &object, target, how.dry);
+                (201, object)
             }
         })
     })?;
@@ -323,33 +331,6 @@ fn keep_at(value: &mut Value, name: &str, kept: Option<Value>) {
     if let Some(map) = value.as_object_mut() {
         keep(map, name, kept);
     }
-}
-
-/// POST of `pods/NAME/binding`, as a scheduler says on which node a pod runs.
-pub(crate) fn bind(shared: &Shared, request: &Request, target: &Target) -> Result<Answer, Failure> {
-    let body: Value = serde_json::from_slice(&request.body)
-        .map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}")))?;
-    let node = text(&body, "/target/name").to_owned();
-    if node.is_empty() {
-        return Err(Failure::invalid(&PODS, target.object(), "target.name", "Required value"));
-    }
-    shared.write(|store| {
-        let old = present(store, target)?;
-        let mut value = old.value(&PODS);
-        let bound = text(&value, "/spec/nodeName");
-        if !bound.is_empty() {
-            let why = format!("pod {} is already assigned to node {bound:?}", old.name);
-            return Err(Failure::conflict(&PODS, &old.name, &why));
-        }
-        section(&mut value, "spec").insert("nodeName".into(), node.into());
-        if !How::new(request).dry {
-            store.put(&PODS, value);
-        }
-        Ok(())
-    })?;
-    let done =
-        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
-    Ok(Answer::json(201, done.to_string()))
 }
 
 /// Puts a whole document in place beside all rules.

@@ -177,6 +177,14 @@ async fn status_is_apart() {
         (&patched["status"]["podIP"], &patched["spec"]["nodeName"]),
         (&json!("192.0.2.1"), &Value::Null)
     );
+    let mut of_another = patch_alone.clone();
+    of_another["metadata"] = json!({ "uid": "00000000-0000-4000-8000-000000000000" });
+    let refused = client.patch("merge-patch", &status, &of_another).await;
+    assert!(
+        [409, 422].contains(&refused.code),
+        "nobody's status is written for another one: {}",
+        refused.body
+    );
     let by_phase = client.get(&space.path("pods?fieldSelector=status.phase%3DPending")).await.expect(200);
     assert_eq!(names(&by_phase), ["web"]);
     assert_eq!(client.get(&status).await.expect(200)["status"]["podIP"], "192.0.2.1");
