@@ -67,17 +67,6 @@ pub fn podgate() -> &'static Path {
     })
 }
 
-/// The test API server of this build, built now in the profile of the tests: labs look for it beside `podgate`.
-///
-/// # Panics
-/// If it does not build, or is not where it will be looked for.
-pub fn test_api() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| build("podgate-tests", "podgate-test-api"));
-    assert_eq!(program.parent(), podgate().parent(), "one folder for both");
-    program
-}
-
 /// The traffic generator of this build, built now in the profile of the tests.
 ///
 /// # Panics

@@ -28,8 +28,9 @@ pub fn assign_addresses(cluster: &mut Cluster, node: Option<&NodeName>) {
     taken.extend(cluster.nodes.values().flat_map(|node| &node.addresses));
     taken.extend(cluster.pods.values().filter(|pod| pod.is_subject()).flat_map(|pod| &pod.addresses));
     // The network's own address and its broadcast address are nobody's.
-    let mut free =
-        (1..=0xfffe_u16).map(pair).filter(|pair| pair.iter().all(|address| !taken.contains(address)));
+    let mut free = (1..=0xfffe_u16)
+        .map(lab_addresses)
+        .filter(|pair| pair.iter().all(|address| !taken.contains(address)));
     for pod in cluster.pods.values_mut().filter(|pod| pod.is_subject() && pod.addresses.is_empty()) {
         match free.next() {
             Some(pair) => pod.addresses = pair.to_vec(),
@@ -38,7 +39,9 @@ pub fn assign_addresses(cluster: &mut Cluster, node: Option<&NodeName>) {
     }
 }
 
-fn pair(number: u16) -> [IpAddr; 2] {
+/// The pair of addresses with this number, from 10.244.0.0/16 and fd00:10:244::/64. 0 and 65535 are nobody's.
+#[must_use]
+pub fn lab_addresses(number: u16) -> [IpAddr; 2] {
     let [high, low] = number.to_be_bytes();
     [Ipv4Addr::new(10, 244, high, low).into(), Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number).into()]
 }

@@ -9,13 +9,14 @@
 //! Workloads are expanded to pods by their templates here, so nobody behind this module knows of them. A workload
 //! that came from a server (it has a uid) is skipped instead: its pods come along as pods.
 //!
-//! [`server`] reads the same objects as an API server sends them. [`review()`] looks at all objects together, [`assign_addresses`] gives pods without an address one.
+//! [`server`] reads the same objects as an API server sends them, [`raw`] hands manifests on as they are. [`review()`] looks at all objects together, [`assign_addresses`] gives pods without an address one.
 
 mod addresses;
 mod kinds;
 mod meta;
 mod pod;
 mod policy;
+pub mod raw;
 mod reader;
 mod review;
 pub mod server;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use addresses::{NODE_ADDRESSES, assign_addresses};
+pub use addresses::{NODE_ADDRESSES, assign_addresses, lab_addresses};
 pub use review::review;
 
 use crate::model::{Namespace, NetworkPolicy, Node, Pod};

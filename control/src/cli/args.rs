@@ -275,8 +275,12 @@ pub struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
     /// Give each pod of the manifests a network namespace behind one gateway
-    #[command(after_help = "Example:\n  podgate lab up -f config/examples/shop\n  \
-        ip netns exec web.shop curl http://api.shop:8080")]
+    #[command(
+        after_help = "With an API server the lab is one of its nodes: the pods that are bound to it live here, and the lab \
+        does for them what a kubelet does. It takes no node on which one is at work.\n\n\
+        Examples:\n  podgate lab up -f config/examples/shop\n  ip netns exec web.shop curl http://api.shop:8080\n  \
+        podgate lab up --with-test-api -f config/examples/shop\n  podgate lab up --kubeconfig ~/.kube/config --node lab"
+    )]
     Up(LabUpArgs),
     /// Remove the lab, also what is left of one that was killed
     #[command(after_help = "Example:\n  podgate lab down")]
@@ -303,13 +307,21 @@ pub struct LabSuperviseArgs {
 /// `podgate lab up`.
 #[derive(Debug, Args)]
 pub struct LabUpArgs {
-    /// The manifests.
-    #[command(flatten)]
-    pub files: FilesArgs,
+    /// Manifest files or folders (read recursively: *.yaml, *.yml, *.json); repeatable. They are watched; with
+    /// --with-test-api they are what it begins with
+    #[arg(short, long = "file", num_args = 1.., value_name = "PATH",
+        required_unless_present_any = ["kubeconfig", "with_test_api"])]
+    pub files: Vec<PathBuf>,
+    /// Follow the API server of this kubeconfig's current context, as its node --node
+    #[arg(long, value_name = "FILE", requires = "node", conflicts_with_all = ["files", "with_test_api"])]
+    pub kubeconfig: Option<PathBuf>,
+    /// Follow a test API server that comes and goes with the lab, for machines without a cluster
+    #[arg(long)]
+    pub with_test_api: bool,
     /// Everything else.
     #[command(flatten)]
     pub shape: LabShape,
-    /// The node whose pods live in the lab, if the manifests know several
+    /// The node whose pods live in the lab, if the manifests know several or there is an API server
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Works from what is there, not from what should be: the namespaces that the state file lists, those with a hosts
 //! file of ours, and the node's; the processes that run in the node's namespace and look like our gateway, or like
-//! a supervisor. So it does not matter who was killed when, and it may be run twice. Processes that people started in a
+//! a supervisor, or like the lab's test API server. So it does not matter who was killed when, and it may be run twice. Processes that people started in a
 //! pod (a shell, iperf3) are left alone; they sit in a namespace without interfaces then.
 
 use std::collections::BTreeSet;
@@ -21,6 +21,7 @@ use super::gateway::pins_path;
 use super::plan::NODE_NAMESPACE;
 use super::state::{self, DIRECTORY, SOCKET, State};
 use super::supervisor::log_path;
+use super::test_api;
 use super::topology::{marked_namespaces, remove_hosts};
 use crate::netlink::{Namespace, Netlink};
 
@@ -39,7 +40,7 @@ pub async fn remove_everything() -> anyhow::Result<bool> {
         found = true;
         end_process(pid).await;
     }
-    for pid in gateways() {
+    for pid in gateways().into_iter().chain(test_servers()) {
         found = true;
         end_process(pid).await;
     }
@@ -121,22 +122,31 @@ fn remove(path: &Path, result: io::Result<()>) -> anyhow::Result<()> {
 /// Supervisors of labs, this process among them if it is one.
 #[must_use]
 pub fn supervisors() -> Vec<u32> {
-    processes(|_, argv| matches!(argv, [_, lab, supervise, ..] if lab == "lab" && supervise == "supervise"))
+    processes(
+        "podgate",
+        |_, argv| matches!(argv, [_, lab, supervise, ..] if lab == "lab" && supervise == "supervise"),
+    )
 }
 
 /// Gateways that run in the node's namespace.
 #[must_use]
 pub fn gateways() -> Vec<u32> {
     let Ok(node) = fs::metadata(Namespace::path(NODE_NAMESPACE)) else { return Vec::new() };
-    processes(|pid, argv| {
+    processes("podgate", |pid, argv| {
         let run = matches!(argv, [_, run, ..] if run == "run");
         run && fs::metadata(format!("/proc/{pid}/ns/net"))
             .is_ok_and(|its| (its.dev(), its.ino()) == (node.dev(), node.ino()))
     })
 }
 
-/// Processes of this program that `wanted` says yes to.
-fn processes(wanted: impl Fn(u32, &[String]) -> bool) -> Vec<u32> {
+/// Test API servers of labs: those that write a lab's kubeconfig.
+fn test_servers() -> Vec<u32> {
+    let kubeconfig = test_api::kubeconfig_path().display().to_string();
+    processes(test_api::PROGRAM, |_, argv| argv.contains(&kubeconfig))
+}
+
+/// Processes of a program of ours that `wanted` says yes to.
+fn processes(name: &str, wanted: impl Fn(u32, &[String]) -> bool) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
@@ -149,7 +159,7 @@ fn processes(wanted: impl Fn(u32, &[String]) -> bool) -> Vec<u32> {
             let ours = argv.first().is_some_and(|program| {
                 Path::new(program.trim_end_matches(" (deleted)"))
                     .file_name()
-                    .is_some_and(|name| name == "podgate")
+                    .is_some_and(|found| found == name)
             });
             ours && wanted(*pid, &argv)
         })

@@ -1,6 +1,6 @@
 //! `podgate lab up`, `down` and `status`: the side at the terminal.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
+use super::origin::ApiServer;
 use super::plan::{NODE_NAMESPACE, choose_node};
-use super::state::{DIRECTORY, Lock, Phase, Role, SOCKET, State};
+use super::state::{self, Lock, Phase, Role, SOCKET, State};
 use super::supervisor::{FAILED_LOG, LabOptions, Word, log_path, supervise as run_supervisor};
-use super::{cleanup, gateway};
+use super::{cleanup, gateway, test_api};
 use crate::cli::{Console, LabShape, LabSuperviseArgs, LabUpArgs, Outcome, Table, Tone};
 use crate::source;
 use crate::store;
@@ -22,7 +23,16 @@ pub const DEFAULT_MTU: u16 = 1500;
 
 /// `podgate lab up`.
 pub async fn up(arguments: &LabUpArgs, console: &mut Console) -> anyhow::Result<Outcome> {
-    let options = options(&arguments.files.files, &arguments.shape, arguments.node.clone(), false)?;
+    let mut options = options(&arguments.files, &arguments.shape, arguments.node.clone(), false)?;
+    options.api = match &arguments.kubeconfig {
+        Some(path) => Some(ApiServer::Kubeconfig(std::path::absolute(path)?)),
+        None if arguments.with_test_api => {
+            // Before anything is made.
+            test_api::program()?;
+            Some(ApiServer::Test)
+        }
+        None => None,
+    };
     if !documents_are_good(&options, console)? {
         return Ok(Outcome::BadNews);
     }
@@ -33,6 +43,10 @@ pub async fn up(arguments: &LabUpArgs, console: &mut Console) -> anyhow::Result<
     let name = example.map_or(NODE_NAMESPACE, |namespace| &namespace.name);
     console.line(format!("\nTry:  ip netns exec {name} ping -c 1 169.254.1.1"))?;
     console.line(format!("      podgate drops --follow --socket {SOCKET}"))?;
+    if let Some(kubeconfig) = &state.kubeconfig {
+        console.line(format!("      export KUBECONFIG={}", kubeconfig.display()))?;
+        console.line("      kubectl get pods -A -o wide")?;
+    }
     console.line("      podgate lab down")?;
     Ok(Outcome::Fine)
 }
@@ -158,7 +172,8 @@ pub(super) fn options(
     if mtu < 1280 {
         anyhow::bail!("--mtu {mtu}: IPv6 needs at least 1280");
     }
-    Ok(LabOptions { files, workers: shape.workers, externals, mtu, set: shape.set.clone(), node, owned })
+    let (workers, set) = (shape.workers, shape.set.clone());
+    Ok(LabOptions { files, api: None, workers, externals, mtu, set, node, owned })
 }
 
 fn need_root() -> anyhow::Result<()> {
@@ -191,7 +206,10 @@ pub(super) fn documents_are_good(options: &LabOptions, console: &mut Console) ->
     if bad {
         return Ok(false);
     }
-    choose_node(&merged.cluster, options.node.as_deref())?;
+    // With an API server there may be nodes that no document knows.
+    if options.api.is_none() || options.node.is_none() {
+        choose_node(&merged.cluster, options.node.as_deref())?;
+    }
     Ok(true)
 }
 
@@ -211,7 +229,7 @@ impl Drop for Started {
 pub(super) async fn start(options: &LabOptions, console: &mut Console) -> anyhow::Result<Started> {
     let begin = Instant::now();
     refuse_second(options.owned).await?;
-    fs::create_dir_all(DIRECTORY)?;
+    state::create_directory()?;
     let log = File::create(log_path())?;
     let mut supervisor = Command::new(std::env::current_exe()?)
         .args(["lab", "supervise", &serde_json::to_string(options)?])
@@ -300,7 +318,14 @@ fn print_state(state: &State, console: &mut Console) -> anyhow::Result<()> {
         Phase::Stopping => console.paint(Tone::Warn, "going down"),
     };
     let sources: Vec<String> = state.sources.iter().map(|path| path.display().to_string()).collect();
-    console.line(format!("lab {phase}: documents {}, gateway socket {SOCKET}", sources.join(" ")))?;
+    let source = match &state.kubeconfig {
+        Some(kubeconfig) => {
+            let node = state.node.as_deref().unwrap_or_default();
+            format!("node {node} of the API server of {}", kubeconfig.display())
+        }
+        None => format!("documents {}", sources.join(" ")),
+    };
+    console.line(format!("lab {phase}: {source}, gateway socket {SOCKET}"))?;
     let mut table = Table::new(&["network namespace", "what", "addresses", "answers on"]);
     for namespace in &state.namespaces {
         let what = match (namespace.role, &namespace.pod) {

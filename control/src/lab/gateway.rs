@@ -33,6 +33,8 @@ pub struct GatewayOptions {
     pub workers: Option<u8>,
     /// The node's name, if the documents name one.
     pub node: Option<String>,
+    /// The kubeconfig of the API server to follow; it need not be there yet.
+    pub kubeconfig: Option<PathBuf>,
     /// Hosts behind uplink ports.
     pub externals: Vec<External>,
     /// More settings, `KEY=VALUE` each.
@@ -61,6 +63,9 @@ pub fn command_line(options: &GatewayOptions) -> io::Result<Vec<String>> {
     argv.extend(options.set.iter().map(|setting| format!("--set={setting}")));
     for file in &options.files {
         argv.extend(["-f".to_owned(), file.display().to_string()]);
+    }
+    if let Some(kubeconfig) = &options.kubeconfig {
+        argv.extend(["--kubeconfig".to_owned(), kubeconfig.display().to_string()]);
     }
     Ok(argv)
 }
@@ -179,7 +184,7 @@ pub async fn add_port(pod: &LabPod) -> anyhow::Result<()> {
     let port = PortSpec {
         interface: pod.interface.clone(),
         pod: pod.name.clone(),
-        uid: None,
+        uid: pod.uid.clone(),
         addresses: pod.addresses.clone(),
         mac: None,
     };

@@ -5,6 +5,10 @@
 //! its ports over the admin socket, its policies from watched files, and its packets from veth pairs, as on a real
 //! node. So what a lab shows is what a cluster would do.
 //!
+//! An API server may take the place of the documents ([`origin`]): then the lab is one of its nodes, [`kubelet`] does there what a
+//! kubelet would, and the gateway follows the same server through a [`door`]. [`test_api`] is the server for those who
+//! have none.
+//!
 //! [`plan`] says what there should be, [`topology`] makes it, [`agent`] answers in the pods, [`gateway`] runs the
 //! gateway, [`supervisor`] holds it all together, [`cleanup`] removes it, also in ruins, and [`probe`] and [`demo`]
 //! connect everyone with everyone and compare.
@@ -13,12 +17,16 @@ pub mod agent;
 pub mod cleanup;
 mod commands;
 pub mod demo;
+pub mod door;
 pub mod expectations;
 pub mod gateway;
+pub mod kubelet;
+pub mod origin;
 pub mod plan;
 pub mod probe;
 pub mod state;
 pub mod supervisor;
+pub mod test_api;
 pub mod topology;
 
 use crate::cli::{Console, LabCommand, Outcome};

@@ -123,6 +123,9 @@ impl fmt::Display for AnswerPort {
 pub struct LabPod {
     /// `namespace/name`.
     pub name: String,
+    /// `metadata.uid`, if it has one: a pod that is made again under its name is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Its network namespace; [`NODE_NAMESPACE`] for hostNetwork.
     pub netns: String,
     /// The node's end of its wire; empty for hostNetwork.
@@ -212,12 +215,17 @@ pub fn plan(
         for address in &addresses {
             plan.names.push((name.name.as_str().to_owned(), name.namespace.as_str().to_owned(), *address));
         }
-        let interface = if pod.host_network { String::new() } else { interface_of(name) };
+        let uid = pod.uid.as_ref().map(ToString::to_string);
+        let interface = if pod.host_network {
+            String::new()
+        } else {
+            interface_of(name, uid.as_deref().unwrap_or_default())
+        };
         let ports = answer_ports(pod);
         let name = name.to_string();
         plan.pods.insert(
             name.clone(),
-            LabPod { name, netns, interface, addresses, ports, host_network: pod.host_network },
+            LabPod { name, uid, netns, interface, addresses, ports, host_network: pod.host_network },
         );
     }
     for address in &plan.node_addresses {
@@ -237,12 +245,12 @@ pub fn netns_of(pod: &ObjectName) -> String {
     format!("{}.{}", pod.name, pod.namespace)
 }
 
-/// The node's end of a pod's wire: `pod` and twelve digits of a hash of its name, because interface names end at
+/// The node's end of a pod's wire: `pod` and twelve digits of a hash of its name and UID, because interface names end at
 /// 15 bytes. FNV-1a, so that it is the same in every build.
 #[must_use]
-pub fn interface_of(pod: &ObjectName) -> String {
+pub fn interface_of(pod: &ObjectName, uid: &str) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in pod.to_string().bytes() {
+    for byte in pod.to_string().bytes().chain(uid.bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     format!("pod{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff)
@@ -384,9 +392,10 @@ mod tests {
     #[test]
     fn interfaces_have_short_stable_names() {
         let name = ObjectName::parse("shop", "web").unwrap();
-        assert_eq!(interface_of(&name), interface_of(&name));
-        assert_eq!(interface_of(&name).len(), 15);
-        assert_ne!(interface_of(&name), interface_of(&ObjectName::parse("shop", "api").unwrap()));
+        assert_eq!(interface_of(&name, "1"), interface_of(&name, "1"));
+        assert_eq!(interface_of(&name, "").len(), 15);
+        assert_ne!(interface_of(&name, ""), interface_of(&ObjectName::parse("shop", "api").unwrap(), ""));
+        assert_ne!(interface_of(&name, "1"), interface_of(&name, "2"), "another one of its name");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -25,6 +26,14 @@ pub const ETC_NETNS: &str = "/etc/netns";
 #[must_use]
 pub fn file(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
+}
+
+/// Makes [`DIRECTORY`], for root alone: credentials are in there, and logs that may speak of them.
+///
+/// # Errors
+/// The file system's.
+pub fn create_directory() -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)
 }
 
 /// How far a lab is.
@@ -81,6 +90,9 @@ pub struct State {
     pub owned: bool,
     /// The `-f` paths.
     pub sources: Vec<PathBuf>,
+    /// The kubeconfig of the API server that the lab follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
     /// The node's name, if the documents name one.
     pub node: Option<String>,
     /// MTU of the pods' interfaces.
@@ -137,7 +149,7 @@ impl Lock {
     /// # Errors
     /// The file system's.
     pub fn take() -> io::Result<Option<Self>> {
-        fs::create_dir_all(DIRECTORY)?;
+        create_directory()?;
         // The file stays when a lab ends: removing it would let two labs lock two files.
         let lock = File::options().create(true).truncate(false).write(true).open(lock_path())?;
         match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {

@@ -1,4 +1,4 @@
-//! The process behind a lab: builds it, answers in its pods, follows the documents, removes it.
+//! The process behind a lab: builds it, answers in its pods, follows the documents or the API server, removes it.
 //!
 //! `podgate lab up` starts it in a session of its own and waits for its word. It must survive whatever happens to
 //! the gateway, because a gateway that was killed is a thing to look at in a lab; it never starts one again by
@@ -7,38 +7,40 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use podgate_config::model::NodeName;
 use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::agent::Agent;
 use super::cleanup;
+use super::door::{self, Door};
 use super::gateway::{self, GatewayOptions};
+use super::kubelet;
+use super::origin::{ApiServer, Origin};
 use super::plan::{self, External, LabPod, NODE_NAMESPACE, Plan};
 use super::state::{Lock, NamespaceState, Phase, Role, State};
+use super::test_api;
 use super::topology::{self, Node};
 use crate::admin::protocol::Request;
 use crate::netlink::Namespace;
-use crate::source;
 use crate::status::PortStatus;
-use crate::store;
 
 /// How long the gateway may take to listen, and again to be ready.
 const GATEWAY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often the gateway's ports are compared with the pods.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
-
 /// What a lab is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LabOptions {
     /// The `-f` paths, absolute.
     pub files: Vec<PathBuf>,
+    /// The API server to follow instead of the `-f` paths; `node` is one of its nodes then.
+    pub api: Option<ApiServer>,
     /// Workers of the gateway; its own default if left out.
     pub workers: Option<u8>,
     /// Hosts behind uplink ports.
@@ -74,7 +76,7 @@ pub enum Word {
     Failed(String),
 }
 
-fn say(word: &Word) {
+pub(super) fn say(word: &Word) {
     // Whoever listened may be gone; that is no reason to stop.
     if let Ok(text) = serde_json::to_string(word) {
         let mut out = io::stdout().lock();
@@ -103,7 +105,7 @@ async fn run(options: LabOptions) -> anyhow::Result<()> {
     if cleanup::remove_everything().await.context("remove what a dead lab left")? {
         say(&Word::Progress("removed what a dead lab left".to_owned()));
     }
-    std::fs::create_dir_all(super::state::DIRECTORY)?;
+    super::state::create_directory()?;
 
     let mut lab = None;
     let owned = options.owned;
@@ -122,7 +124,8 @@ async fn run(options: LabOptions) -> anyhow::Result<()> {
         // Only `lab status` would read it.
         let _ = lab.state.write();
         drop(lab.agent);
-        end_gateway(lab.gateway).await;
+        end_child(lab.gateway).await;
+        lab.origin.close().await;
     }
     let removed = cleanup::remove_everything().await;
     let removed = removed.and_then(|_| Ok(cleanup::remove_folder()?));
@@ -148,8 +151,8 @@ async fn owner_gone(owned: bool) {
     let _ = ended.await;
 }
 
-async fn end_gateway(gateway: Option<Child>) {
-    let Some(mut child) = gateway else { return };
+pub(super) async fn end_child(child: Option<Child>) {
+    let Some(mut child) = child else { return };
     if let Some(pid) = child.id() {
         let ended = tokio::join!(cleanup::end_process(pid), child.wait());
         // How it ended does not matter any more.
@@ -160,8 +163,10 @@ async fn end_gateway(gateway: Option<Child>) {
 /// A running lab.
 struct Lab {
     options: LabOptions,
-    chosen: Option<NodeName>,
+    origin: Origin,
     node: Node,
+    /// Open as long as the lab lives.
+    _door: Option<Door>,
     agent: Agent,
     pods: HashMap<String, (LabPod, Namespace)>,
     state: State,
@@ -169,16 +174,20 @@ struct Lab {
 }
 
 async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow::Result<()> {
-    let files = options.files.clone();
-    let mut documents = tokio::task::spawn_blocking(move || source::follow(files)).await??;
-    let cluster = store::merge(&documents.borrow_and_update().objects).cluster;
-    let chosen = plan::choose_node(&cluster, options.node.as_deref())?;
-    let plan = plan::plan(cluster, chosen.as_ref(), &options.externals, &HashMap::new());
+    let mut origin = Origin::open(&options).await?;
+    let plan = origin.plan(&options.externals, &HashMap::new());
+    let kubeconfig = match &options.api {
+        None => None,
+        Some(ApiServer::Kubeconfig(path)) => Some(path.clone()),
+        Some(ApiServer::Test) => Some(test_api::kubeconfig_path()),
+    };
 
     let gateway_options = GatewayOptions {
-        files: options.files.clone(),
+        // What an API server has is not read twice.
+        files: if kubeconfig.is_none() { options.files.clone() } else { Vec::new() },
         workers: options.workers,
         node: plan.node.clone(),
+        kubeconfig: kubeconfig.as_ref().map(|_| door::kubeconfig_path()),
         externals: options.externals.clone(),
         set: options.set.clone(),
     };
@@ -188,6 +197,7 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
         supervisor: std::process::id(),
         owned: options.owned,
         sources: options.files.clone(),
+        kubeconfig: kubeconfig.clone(),
         node: plan.node.clone(),
         mtu: options.mtu,
         gateway: argv.clone(),
@@ -205,10 +215,13 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
     gateway::mount_pins().context("mount the lab's bpffs")?;
     let node =
         Node::create(&plan.node_addresses, options.mtu, gateway::uplink_queues(options.workers)).await?;
+    let open = |kubeconfig: &Path| door::open(node.namespace(), kubeconfig);
+    let door = kubeconfig.as_deref().map(open).transpose()?;
     let lab = slot.insert(Lab {
         options,
-        chosen,
+        origin,
         node,
+        _door: door,
         agent: Agent::default(),
         pods: HashMap::new(),
         state,
@@ -236,30 +249,50 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
     }
     say(&Word::Progress("waiting for the first generation".to_owned()));
     gateway::wait_in_force(&lab.interfaces(), GATEWAY_PATIENCE).await?;
+    lab.report().await?;
     lab.state.phase = Phase::Ready;
     lab.state.write()?;
     say(&Word::Ready);
 
     let mut tick = tokio::time::interval(ANNOUNCE_EVERY);
+    let mut renew = tokio::time::interval(kubelet::RENEW_EVERY);
+    let mut told = true;
     loop {
         tokio::select! {
-            changed = documents.changed() => changed.context("the thread that follows the documents ended")?,
-            status = wait_gateway(&mut lab.gateway) => {
+            changed = lab.origin.changed() => changed?,
+            status = wait_child(&mut lab.gateway) => {
                 tracing::warn!(%status, command = lab.state.gateway.join(" "),
                     "the gateway has ended; nothing passes until it is started again in podgate-node");
                 continue;
             }
             _ = tick.tick() => {
                 // It may have been started again by hand, and have missed pods that came or went.
-                match lab.announce().await {
-                    Err(error) if !gateway::is_away(&error) => tracing::warn!("{error:#}"),
-                    _ => {}
-                }
+                let told_before = told;
+                told = match lab.announce().await {
+                    Err(error) if !gateway::is_away(&error) => {
+                        tracing::warn!("{error:#}");
+                        continue;
+                    }
+                    Err(_) => continue,
+                    // A pod whose packets nobody judges does not run.
+                    Ok(()) => match lab.report().await {
+                        Ok(()) => true,
+                        Err(error) => {
+                            if told_before {
+                                tracing::warn!("the API server is not told of everything: {error:#}");
+                            }
+                            false
+                        }
+                    },
+                };
+                continue;
+            }
+            _ = renew.tick() => {
+                lab.origin.renew().await?;
                 continue;
             }
         }
-        let cluster = store::merge(&documents.borrow_and_update().objects).cluster;
-        let plan = plan::plan(cluster, lab.chosen.as_ref(), &lab.options.externals, &lab.kept_addresses());
+        let plan = lab.origin.plan(&lab.options.externals, &lab.kept_addresses());
         for problem in lab.apply(&plan).await.iter().chain(&plan.warnings) {
             tracing::warn!("{problem}");
         }
@@ -267,13 +300,13 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
     }
 }
 
-/// Waits for the gateway's end; forever if it has ended before.
-async fn wait_gateway(gateway: &mut Option<Child>) -> String {
-    let ended = match gateway {
+/// Waits for a process's end; forever if it has ended before, or there is none.
+pub(super) async fn wait_child(child: &mut Option<Child>) -> String {
+    let ended = match child {
         Some(child) => child.wait().await,
         None => std::future::pending().await,
     };
-    *gateway = None;
+    *child = None;
     ended.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
@@ -395,6 +428,11 @@ impl Lab {
         Ok(())
     }
 
+    /// Tells the API server of the pods that are there.
+    async fn report(&mut self) -> anyhow::Result<()> {
+        self.origin.report(self.pods.values().map(|(pod, _)| pod)).await
+    }
+
     async fn delete_pod(&mut self, name: &str) -> anyhow::Result<()> {
         self.agent.stop(name);
         let Some((pod, _)) = self.pods.remove(name) else { return Ok(()) };
@@ -443,5 +481,7 @@ impl Lab {
 
 /// Whether a running pod can go on as what is wanted: everything but its ports is the same.
 fn same_wire(running: &LabPod, wanted: &LabPod) -> bool {
-    running.addresses == wanted.addresses && running.host_network == wanted.host_network
+    running.uid == wanted.uid
+        && running.addresses == wanted.addresses
+        && running.host_network == wanted.host_network
 }
