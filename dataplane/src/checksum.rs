@@ -221,7 +221,8 @@ mod tests {
         let found = headers(&frame);
         let start = usize::from(found.transport_offset);
         let (field, length) = covered(&frame, &found).unwrap();
-        let sum = pseudo_header(found.source, found.destination, found.protocol, length).folded();
+        let sum =
+            pseudo_header(found.source.into(), found.destination.into(), found.protocol, length).folded();
         frame[start + field..start + field + 2].copy_from_slice(&sum.to_be_bytes());
         frame
     }

@@ -97,7 +97,7 @@ pub fn error(
         return None;
     }
     let quote = offending.get(ETHERNET_LEN..offending.len().min(headers.packet_len as usize))?;
-    let length = match (source, headers.source) {
+    let length = match (source, headers.source.into()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             // As much as fits into 576 bytes (RFC 1812, 4.3.2.3).
             let quote = quote.get(..quote.len().min(576 - 28))?;
@@ -179,7 +179,7 @@ mod tests {
     fn icmp_checksum_is_right(frame: &[u8]) -> bool {
         let found = headers(frame);
         let message = &frame[usize::from(found.transport_offset)..found.packet_len as usize];
-        match (found.source, found.destination) {
+        match (found.source.into(), found.destination.into()) {
             (IpAddr::V6(source), IpAddr::V6(destination)) => Icmpv6Slice::from_slice(message)
                 .unwrap()
                 .is_checksum_valid(source.octets(), destination.octets()),
@@ -248,12 +248,15 @@ mod tests {
                 let length = error(problem, &packet, &found, source, &mut out).unwrap();
                 let frame = &out[..length];
                 let told = headers(frame);
-                assert_eq!((told.source, told.destination), (source, found.source));
+                assert_eq!((told.source, told.destination), (source.into(), found.source));
                 assert_eq!(told.packet_len as usize, length);
                 assert!(icmp_checksum_is_right(frame));
                 assert_eq!((&frame[..6], &frame[6..12]), (&POD_MAC[..], &GATEWAY_MAC[..]));
                 let about = quoted(frame, &told).unwrap();
-                assert_eq!((about.source, about.destination), (found.source, found.destination));
+                assert_eq!(
+                    (about.source, about.destination),
+                    (found.source.into(), found.destination.into())
+                );
                 assert_eq!((about.protocol, about.flow_ports), (17, found.flow_ports()));
                 let at = usize::from(told.transport_offset);
                 let quote = &frame[at + 8..];

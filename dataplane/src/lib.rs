@@ -22,6 +22,7 @@
 /// Sockets, packet memory and steering programs: what it takes to make a [`port::Port`] of a device.
 pub use af_xdp;
 
+pub mod address;
 pub mod by_port;
 pub mod checksum;
 pub mod clock;

@@ -8,9 +8,9 @@
 //! What breaks if changed: `Headers` fill 64 bytes, a cache line, because batches of them are walked stage by
 //! stage; a test holds the size.
 
+use crate::address::Address;
 use af_xdp::FrameChain;
 use std::fmt;
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 /// A port of the gateway: its place in the snapshot's table of ports.
@@ -215,9 +215,9 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
     /// Source address; never unspecified, loopback, multicast or IPv4-mapped.
-    pub source: IpAddr,
+    pub source: Address,
     /// Destination address; never unspecified, loopback, multicast, 255.255.255.255 or IPv4-mapped.
-    pub destination: IpAddr,
+    pub destination: Address,
     /// Source port, host order; 0 where the protocol has none.
     pub source_port: u16,
     /// Destination port, host order; 0 where the protocol has none. This is what a policy asks for.
@@ -349,8 +349,8 @@ mod tests {
 
     fn headers(protocol: u8, transport: Transport) -> Headers {
         Headers {
-            source: IpAddr::from([10, 0, 0, 1]),
-            destination: IpAddr::from([10, 0, 0, 2]),
+            source: Address::v4(0x0a00_0001),
+            destination: Address::v4(0x0a00_0002),
             source_port: 0,
             destination_port: 0,
             protocol,

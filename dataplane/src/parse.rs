@@ -448,8 +448,8 @@ fn transport(frame: &Frame<'_>, ip: Network) -> Result<Headers, DropReason> {
         _ => Transport::Other,
     };
     let headers = Headers {
-        source: ip.source,
-        destination: ip.destination,
+        source: ip.source.into(),
+        destination: ip.destination.into(),
         source_port,
         destination_port,
         protocol: ip.protocol,
@@ -465,7 +465,7 @@ fn transport(frame: &Frame<'_>, ip: Network) -> Result<Headers, DropReason> {
         }
         // An error is told to the one who sent the quoted packet, and to nobody else.
         quoted(frame.head, &headers)
-            .filter(|quoted| quoted.source == headers.destination)
+            .filter(|quoted| headers.destination == quoted.source.into())
             .ok_or(DropReason::IcmpQuote)?;
     }
     Ok(headers)

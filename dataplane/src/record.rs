@@ -69,7 +69,7 @@ impl DropRecord {
     /// The same with what the headers say.
     #[must_use]
     pub fn with_headers(mut self, headers: &Headers) -> DropRecord {
-        self.addresses = Some((headers.source, headers.destination));
+        self.addresses = Some((headers.source.into(), headers.destination.into()));
         self.protocol = headers.protocol;
         self.source_port = headers.source_port;
         self.destination_port = headers.destination_port;

@@ -38,8 +38,8 @@ pub fn reset(denied: &[u8], headers: &Headers, out: &mut [u8]) -> Option<usize> 
         (0, segment.end(), TcpFlags::RST | TcpFlags::ACK)
     };
     // As from the one that the segment was for, back to where it came from, by the MAC address it was sent to.
-    let from = (headers.destination, headers.destination_port);
-    let to = (headers.source, headers.source_port);
+    let from = (headers.destination.into(), headers.destination_port);
+    let to = (headers.source.into(), headers.source_port);
     let length = write(from, to, (sequence, acknowledgement, answer), out)?;
     put(out, 0, &array::<6>(denied, 6)?)?;
     put(out, 6, &array::<6>(denied, 0)?)?;
@@ -52,8 +52,8 @@ pub fn reset(denied: &[u8], headers: &Headers, out: &mut [u8]) -> Option<usize> 
 ///
 /// `None` if `out` is too short.
 pub fn farewell(headers: &Headers, sequence: u32, hop: &Hop, out: &mut [u8]) -> Option<usize> {
-    let from = (headers.source, headers.source_port);
-    let to = (headers.destination, headers.destination_port);
+    let from = (headers.source.into(), headers.source_port);
+    let to = (headers.destination.into(), headers.destination_port);
     let length = write(from, to, (sequence, 0, TcpFlags::RST), out)?;
     put(out, 0, &hop.destination_mac)?;
     put(out, 6, &hop.source_mac)?;
@@ -162,7 +162,7 @@ mod tests {
                     (tcp.sequence_number(), tcp.acknowledgment_number()),
                     (sequence, acknowledgement.unwrap_or(0))
                 );
-                let checksum = match (answer.source, answer.destination) {
+                let checksum = match (answer.source.into(), answer.destination.into()) {
                     (IpAddr::V4(a), IpAddr::V4(b)) => {
                         tcp.to_header().calc_checksum_ipv4_raw(a.octets(), b.octets(), &[])
                     }

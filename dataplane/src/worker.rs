@@ -53,6 +53,7 @@ use errors::ErrorBudget;
 use exchange::{Exchange, exchanges};
 use owner::Ownership;
 use route::Refusal;
+use track::Probe;
 use wake::{Sleeper, Waker};
 use wanted::Wanted;
 
@@ -128,6 +129,8 @@ pub struct Worker<C> {
     received: Vec<FrameChain>,
     taken: Vec<Handed>,
     batch: Vec<Packet>,
+    /// Of the packets of the batch that come next.
+    probes: Vec<Probe>,
 }
 
 /// As many workers as there are pools, with rings between them, and the control side's ends.
@@ -189,6 +192,7 @@ pub fn workers<C: Clock + Clone>(
             received: Vec::new(),
             taken: Vec::with_capacity(from_others),
             batch: Vec::with_capacity(from_others),
+            probes: Vec::with_capacity(LOOK_AHEAD),
             settings: settings.clone(),
         });
         ends.push(WorkerEnds { view, drops, unresolved: wanted, waker });
@@ -234,27 +238,30 @@ impl<C: Clock> Worker<C> {
 
     /// Looks up, judges and forwards every packet whose connection is owned here.
     fn track_and_forward(&mut self, snapshot: &Snapshot, now: Instant64) {
-        let mut batch = std::mem::take(&mut self.batch);
+        let (mut batch, mut probes) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.probes));
         let mut rest = batch.drain(..);
         while !rest.as_slice().is_empty() {
-            self.look_ahead(rest.as_slice());
-            for packet in rest.by_ref().take(LOOK_AHEAD) {
-                self.track_one(snapshot, packet, now);
+            self.look_ahead(rest.as_slice(), &mut probes);
+            // The probes first: they end before a packet is taken for which there is none.
+            for (probe, packet) in probes.iter().zip(rest.by_ref()) {
+                self.track_one(snapshot, packet, probe, now);
             }
         }
         drop(rest);
-        self.batch = batch;
+        (self.batch, self.probes) = (batch, probes);
     }
 
-    fn track_one(&mut self, snapshot: &Snapshot, packet: Packet, now: Instant64) {
+    #[inline]
+    fn track_one(&mut self, snapshot: &Snapshot, packet: Packet, probe: &Probe, now: Instant64) {
         if let Some(fragment) = packet.headers.fragment {
             return self.track_fragment(snapshot, packet, fragment, now);
         }
-        let way = self.track(snapshot, &packet, now);
+        let way = self.track(snapshot, &packet, probe, now);
         self.go(snapshot, packet, way, now);
     }
 
     /// Forwards a packet if there is a way for it, and ends it if not.
+    #[inline]
     fn go(&mut self, snapshot: &Snapshot, packet: Packet, way: Result<Hop, Refusal>, now: Instant64) {
         match way {
             Ok(hop) => self.forward(snapshot, packet, hop, now),

@@ -83,9 +83,12 @@ fn handle(frame: &[u8], pool: &mut FramePool) {
         if let Some(length) = error(problem, frame, &before, source, &mut out) {
             match parse(&out[..length], length) {
                 Ok(Parsed::Ip(told)) => {
-                    assert_eq!((told.source, told.destination), (source, before.source));
+                    assert_eq!((told.source, told.destination), (source.into(), before.source));
                     let about = quoted(&out, &told).unwrap();
-                    assert_eq!((about.source, about.destination), (before.source, before.destination));
+                    assert_eq!(
+                        (about.source, about.destination),
+                        (before.source.into(), before.destination.into())
+                    );
                 }
                 // A quote without ports says too little for us: what we quote may be any protocol.
                 other => assert_eq!(other, Err(DropReason::IcmpQuote), "about {frame:02x?}"),

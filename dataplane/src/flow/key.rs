@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::address::Address;
 use crate::packet::{Headers, Role, protocol};
 use crate::parse::Quoted;
 
@@ -27,8 +28,8 @@ impl Tuple {
     pub fn of(headers: &Headers) -> Self {
         let (source_port, destination_port) = headers.flow_ports();
         Self {
-            source: headers.source,
-            destination: headers.destination,
+            source: headers.source.into(),
+            destination: headers.destination.into(),
             source_port,
             destination_port,
             protocol: headers.protocol,
@@ -60,21 +61,14 @@ impl Tuple {
             protocol: self.protocol,
         }
     }
-
-    /// Does the protocol itself say which direction is the original one? Then a request one way and a request the other
-    /// way are two connections, whatever their identifiers.
-    fn is_oriented(&self) -> bool {
-        matches!(self.protocol, protocol::ICMP | protocol::ICMPV6)
-    }
 }
 
 /// The same for both directions of a connection: the lower end first, or, where packets themselves say which direction they
 /// go (ICMP), the one that asks first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
-    /// Words rather than a u128 each: that would be aligned to 16 bytes, and fill the key up to 48.
-    first: [u64; 2],
-    second: [u64; 2],
+    first: Address,
+    second: Address,
     /// Both ports and the protocol: one word to hash and compare.
     rest: u64,
 }
@@ -92,49 +86,47 @@ impl FlowKey {
     /// The key of a packet's connection, and which way the packet goes.
     #[inline]
     #[must_use]
-    pub fn of(tuple: &Tuple, role: Role) -> (Self, Heading) {
-        let forward = if tuple.is_oriented() {
-            role != Role::Reply
-        } else {
-            (bits(tuple.source), tuple.source_port) <= (bits(tuple.destination), tuple.destination_port)
-        };
-        if forward {
-            (Self::directed(tuple), Heading::Forward)
-        } else {
-            (Self::directed(&tuple.reversed()), Heading::Backward)
-        }
+    pub fn of(headers: &Headers) -> (Self, Heading) {
+        let (source_port, destination_port) = headers.flow_ports();
+        let (source, destination) = ((headers.source, source_port), (headers.destination, destination_port));
+        Self::between(source, destination, headers.protocol, headers.role())
     }
 
+    /// The same by the packet's addresses and ports, if it plays this part in its connection.
     #[inline]
-    fn directed(tuple: &Tuple) -> Self {
-        let ports = u64::from(tuple.source_port) << 16 | u64::from(tuple.destination_port);
-        Self {
-            first: words(tuple.source),
-            second: words(tuple.destination),
-            rest: ports << 8 | u64::from(tuple.protocol),
-        }
+    #[must_use]
+    pub fn of_tuple(tuple: &Tuple, role: Role) -> (Self, Heading) {
+        let source = (tuple.source.into(), tuple.source_port);
+        let destination = (tuple.destination.into(), tuple.destination_port);
+        Self::between(source, destination, tuple.protocol, role)
+    }
+
+    #[inline(always)]
+    fn between(
+        source: (Address, u16),
+        destination: (Address, u16),
+        protocol: u8,
+        role: Role,
+    ) -> (Self, Heading) {
+        // Does the protocol itself say which direction is the original one? Then a request one way and a request the other
+        // way are two connections, whatever their identifiers.
+        let is_oriented = matches!(protocol, protocol::ICMP | protocol::ICMPV6);
+        let forward = if is_oriented { role != Role::Reply } else { source <= destination };
+        let (first, second, heading) = if forward {
+            (source, destination, Heading::Forward)
+        } else {
+            (destination, source, Heading::Backward)
+        };
+        let ports = u64::from(first.1) << 16 | u64::from(second.1);
+        let rest = ports << 8 | u64::from(protocol);
+        (Self { first: first.0, second: second.0, rest }, heading)
     }
 }
 
-/// IPv4 addresses as IPv4-mapped: no packet has such an IPv6 address (the parser drops them), so families never mix.
-#[inline]
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => 0xffff_0000_0000 | u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-#[inline]
-fn words(address: IpAddr) -> [u64; 2] {
-    let bits = bits(address);
-    [(bits >> 64) as u64, bits as u64]
-}
-
-/// Two addresses in one order whichever way a packet goes between them, as numbers (IPv4 as IPv4-mapped).
+/// Two addresses in one order whichever way a packet goes between them.
 #[inline]
 #[must_use]
-pub fn pair(a: IpAddr, b: IpAddr) -> (u128, u128) {
-    let (a, b) = (bits(a), bits(b));
+pub fn pair(a: IpAddr, b: IpAddr) -> (Address, Address) {
+    let (a, b) = (a.into(), b.into());
     if a <= b { (a, b) } else { (b, a) }
 }

@@ -20,7 +20,7 @@ fn tuple(number: u32) -> Tuple {
 
 /// A connection that is charged to the port of pod `account`.
 fn flow_of(account: u16, tuple: Tuple, now: u64) -> Flow {
-    let (key, heading) = FlowKey::of(&tuple, Role::Any);
+    let (key, heading) = FlowKey::of_tuple(&tuple, Role::Any);
     let hop = Hop { port: PortId(0), source_mac: [0; 6], destination_mac: [0; 6], mtu: 1500 };
     Flow {
         key,
@@ -71,7 +71,7 @@ fn answer(table: &mut FlowTable, id: FlowId) {
 }
 
 fn find(table: &FlowTable, tuple: &Tuple) -> Option<FlowId> {
-    let (key, _) = FlowKey::of(tuple, Role::Any);
+    let (key, _) = FlowKey::of_tuple(tuple, Role::Any);
     table.find(table.hash(&key), &key)
 }
 
@@ -92,7 +92,7 @@ fn an_entry_is_expired_from_its_time_on_and_its_place_comes_back() {
 fn both_directions_find_one_entry() {
     let mut table = table(4);
     let id = enter(&mut table, 0, 1).unwrap();
-    let (key, heading) = FlowKey::of(&tuple(1).reversed(), Role::Any);
+    let (key, heading) = FlowKey::of_tuple(&tuple(1).reversed(), Role::Any);
     assert_eq!(table.find(table.hash(&key), &key), Some(id));
     assert_eq!(table.get(id).unwrap().side(heading), Side::Reply);
     assert_eq!(find(&table, &tuple(2)), None);
@@ -102,9 +102,9 @@ fn both_directions_find_one_entry() {
 fn pings_both_ways_with_one_identifier_are_two_connections() {
     // The identifier equals the type, the one case in which the reversed numbers are the same.
     let ping = Tuple { source_port: 8, destination_port: 8, protocol: protocol::ICMP, ..tuple(1) };
-    let (there, heading) = FlowKey::of(&ping, Role::Request);
-    let (answer, back) = FlowKey::of(&ping.reversed(), Role::Reply);
-    let (here, _) = FlowKey::of(&ping.reversed(), Role::Request);
+    let (there, heading) = FlowKey::of_tuple(&ping, Role::Request);
+    let (answer, back) = FlowKey::of_tuple(&ping.reversed(), Role::Reply);
+    let (here, _) = FlowKey::of_tuple(&ping.reversed(), Role::Request);
     assert_eq!(there, answer);
     assert_ne!(heading, back);
     assert_ne!(there, here);
@@ -115,7 +115,7 @@ fn families_do_not_mix() {
     let mapped = |text: &str| text.parse::<IpAddr>().unwrap();
     let v4 = Tuple { source: mapped("10.0.0.1"), destination: mapped("10.0.0.2"), ..tuple(1) };
     let v6 = Tuple { source: mapped("::a00:1"), destination: mapped("::a00:2"), ..tuple(1) };
-    assert_ne!(FlowKey::of(&v4, Role::Any).0, FlowKey::of(&v6, Role::Any).0);
+    assert_ne!(FlowKey::of_tuple(&v4, Role::Any).0, FlowKey::of_tuple(&v6, Role::Any).0);
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn silence(answered: bool) -> u64 {
 }
 
 fn closed(table: &FlowTable, number: u32) -> Vec<(u64, End)> {
-    let (key, _) = FlowKey::of(&tuple(number), Role::Any);
+    let (key, _) = FlowKey::of_tuple(&tuple(number), Role::Any);
     let found = table.find_closed(table.hash(&key), &key, 3);
     found.map(|flow| (flow.ended.as_nanos() / 1_000_000_000, flow.end)).collect()
 }

@@ -29,14 +29,14 @@ mod ranges;
 mod shares;
 mod table;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 pub use ranges::RUNS;
 pub use shares::{Charge, Charges};
 pub use table::{Aged, Arrival, DatagramId, FragmentTable};
 
-use crate::flow::{FlowKey, Heading, Tuple};
+use crate::address::Address;
+use crate::flow::{FlowKey, Heading};
 use crate::packet::{Fragment, Headers, PortId};
 
 /// How much a table holds.
@@ -83,9 +83,9 @@ impl Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DatagramKey {
     /// Who sends.
-    pub source: IpAddr,
+    pub source: Address,
     /// Who receives.
-    pub destination: IpAddr,
+    pub destination: Address,
     /// The identification of the fragments, host order.
     pub identification: u32,
     /// IP protocol number; 0 for IPv6, where it does not count (RFC 8200, 4.5).
@@ -121,7 +121,7 @@ impl Lead {
     /// That of a first fragment.
     #[must_use]
     pub fn of(headers: &Headers) -> Self {
-        let (key, heading) = FlowKey::of(&Tuple::of(headers), headers.role());
+        let (key, heading) = FlowKey::of(headers);
         Self { key, heading }
     }
 }

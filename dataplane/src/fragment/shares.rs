@@ -4,7 +4,7 @@
 //! port is limited as a whole too: a flood from outside leaves room for what pods send to each other. And a source counts for
 //! each port apart: whoever gets packets with a pod's address into the host stack does not use up what is the pod's.
 
-use std::net::IpAddr;
+use crate::address::Address;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -61,7 +61,7 @@ pub type Charges = ByPort<Charge>;
 type Of = fn(&Charge) -> &Taken;
 
 /// A source at a port.
-type Source = (PortId, IpAddr);
+type Source = (PortId, Address);
 
 /// What everybody has of one thing.
 pub(super) struct Shares {

@@ -8,6 +8,7 @@ use super::ranges::{Fault, Ranges};
 use super::*;
 use crate::clock::Instant64;
 use crate::drop_reason::DropReason;
+use crate::flow::Tuple;
 
 fn piece(start: u16, length: u16, more: bool) -> Fragment {
     Fragment::new(1, start, length.into(), more, 65_515).unwrap()
@@ -123,8 +124,8 @@ fn any_piece() -> impl Strategy<Value = Fragment> {
 
 fn key(source: u8, identification: u32, port: u16) -> DatagramKey {
     DatagramKey {
-        source: [10, 0, 0, source].into(),
-        destination: [10, 0, 1, 1].into(),
+        source: std::net::IpAddr::from([10, 0, 0, source]).into(),
+        destination: std::net::IpAddr::from([10, 0, 1, 1]).into(),
         identification,
         protocol: 17,
         ingress: PortId(port),
@@ -139,7 +140,7 @@ fn lead() -> Lead {
         destination_port: 53,
         protocol: 17,
     };
-    let (key, heading) = FlowKey::of(&tuple, crate::packet::Role::Any);
+    let (key, heading) = FlowKey::of_tuple(&tuple, crate::packet::Role::Any);
     Lead { key, heading }
 }
 

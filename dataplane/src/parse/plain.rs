@@ -7,9 +7,9 @@
 #![deny(clippy::indexing_slicing)]
 
 use super::IPV6_END;
+use crate::address::Address;
 use crate::packet::{ETHERNET_LEN, Headers, TcpFlags, Transport, protocol};
 use crate::wire::array;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Ethernet and plain IPv4 header together.
 const IPV4_END: usize = ETHERNET_LEN + 20;
@@ -67,8 +67,8 @@ pub(super) fn v4(head: &[u8], total_len: usize) -> Option<Headers> {
     let [hop_limit, number, ..] = ttl_protocol.to_be_bytes();
     let (source_port, destination_port, transport) = transport(rest, number, length.checked_sub(20)?)?;
     Some(Headers {
-        source: IpAddr::V4(Ipv4Addr::from_bits(source)),
-        destination: IpAddr::V4(Ipv4Addr::from_bits(destination)),
+        source: Address::v4(source),
+        destination: Address::v4(destination),
         source_port,
         destination_port,
         protocol: number,
@@ -94,8 +94,8 @@ pub(super) fn v6(head: &[u8], total_len: usize) -> Option<Headers> {
     let source: [u8; 16] = array(ip, 8)?;
     let destination: [u8; 16] = array(ip, 24)?;
     Some(Headers {
-        source: IpAddr::V6(Ipv6Addr::from(source)),
-        destination: IpAddr::V6(Ipv6Addr::from(destination)),
+        source: Address::v6(source),
+        destination: Address::v6(destination),
         source_port,
         destination_port,
         protocol: ip[6],

@@ -45,8 +45,8 @@ fn udp_and_tcp_of_both_families_take_the_plain_path() {
         let frame = udp(six, b"payload");
         assert!(plain(&frame, frame.len()).is_some());
         let expected = Headers {
-            source,
-            destination,
+            source: source.into(),
+            destination: destination.into(),
             source_port: 4000,
             destination_port: 53,
             protocol: 17,
@@ -470,7 +470,7 @@ fn icmp_errors_lead_to_what_they_quote() {
         let found = headers(&error);
         assert_eq!((found.transport, found.role()), (Transport::IcmpError, Role::Related));
         let about = quoted(&error, &found).unwrap();
-        assert_eq!((about.source, about.destination), (found.destination, found.source));
+        assert_eq!((about.source, about.destination), (found.destination.into(), found.source.into()));
         assert_eq!((about.protocol, about.flow_ports), (17, (5000, 33434)));
 
         // About an echo request.

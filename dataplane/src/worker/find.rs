@@ -63,8 +63,8 @@ impl<C: Clock> Worker<C> {
     pub fn find_flows(&mut self, snapshot: &Snapshot, tuple: &Tuple) -> Vec<FoundFlow> {
         let now = self.clock.now();
         // The same key, but for protocols that say who asks and who answers.
-        let (there, _) = FlowKey::of(tuple, Role::Request);
-        let (back, _) = FlowKey::of(&tuple.reversed(), Role::Request);
+        let (there, _) = FlowKey::of_tuple(tuple, Role::Request);
+        let (back, _) = FlowKey::of_tuple(&tuple.reversed(), Role::Request);
         let mut found = self.find_by_key(snapshot, &there, now);
         if back != there {
             found.extend(self.find_by_key(snapshot, &back, now));

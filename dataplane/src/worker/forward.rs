@@ -17,6 +17,7 @@ use crate::snapshot::Snapshot;
 
 impl<C: Clock> Worker<C> {
     /// Sends an admitted packet along its way.
+    #[inline]
     pub(super) fn forward(&mut self, snapshot: &Snapshot, mut packet: Packet, hop: Hop, now: Instant64) {
         packet.trim_padding();
         let length = (packet.headers.packet_len as usize).saturating_sub(ETHERNET_LEN);
@@ -35,6 +36,7 @@ impl<C: Clock> Worker<C> {
     }
 
     /// Sends a finished packet by a port, whosever it is.
+    #[inline]
     fn dispatch(&mut self, snapshot: &Snapshot, packet: Packet, port: PortId, now: Instant64) {
         let worker = snapshot.port(port).map_or(self.id, |entry| entry.sender_for(self.id));
         if worker == self.id {
@@ -63,6 +65,7 @@ impl<C: Clock> Worker<C> {
     }
 
     /// Sends a finished packet by a port of this worker.
+    #[inline]
     pub(super) fn send(&mut self, mut packet: Packet, port: PortId, now: Instant64) {
         let place = self.places.get(usize::from(port.0)).copied().flatten();
         let Some(attached) = place.and_then(|place| self.ports.get_mut(place)) else {

@@ -62,7 +62,8 @@ impl<C: Clock> Worker<C> {
     /// A first fragment, and those that waited for it.
     fn lead(&mut self, snapshot: &Snapshot, packet: Packet, datagram: DatagramId, now: Instant64) {
         let lead = Lead::of(&packet.headers);
-        let way = self.track(snapshot, &packet, now);
+        let probe = self.probe(&packet.headers);
+        let way = self.track(snapshot, &packet, &probe, now);
         let is_admitted = way.is_ok();
         self.go(snapshot, packet, way, now);
         self.fragments.judged(datagram, is_admitted.then_some(lead));

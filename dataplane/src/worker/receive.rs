@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use af_xdp::FrameChain;
 
 use super::{Handed, Worker};
+use crate::address::Address;
 use crate::checksum;
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
@@ -98,8 +99,8 @@ impl<C: Clock> Worker<C> {
         };
         match verdict {
             Err(reason) => self.drop_packet(packet, reason, None, now),
-            Ok(()) if neighbor::is_gateway(packet.headers.destination) => self.for_gateway(packet, kind, now),
-            Ok(()) if is_link_local(packet.headers.destination) => {
+            Ok(()) if is_gateway(packet.headers.destination) => self.for_gateway(packet, kind, now),
+            Ok(()) if packet.headers.destination.is_link_local() => {
                 self.drop_packet(packet, DropReason::NoRoute, None, now);
             }
             Ok(()) if self.exchange.has_peers() => self.keep_or_hand_over(snapshot, packet, now),
@@ -125,9 +126,9 @@ impl<C: Clock> Worker<C> {
         let (a, b) = match headers.role() {
             Role::Related => match quoted(packet.frames.data(&self.region), headers) {
                 Some(quoted) => (quoted.source, quoted.destination),
-                None => (headers.source, headers.destination),
+                None => (headers.source.into(), headers.destination.into()),
             },
-            _ => (headers.source, headers.destination),
+            _ => (headers.source.into(), headers.destination.into()),
         };
         self.ownership.of(snapshot, a, b)
     }
@@ -229,24 +230,23 @@ fn check_source(
     let fits = match entry.kind {
         // Its link-local address is its own, to talk with the gateway and nobody else.
         PortKind::Pod => {
-            entry.addresses.contains(&source)
-                || (is_v6_link_local(source) && neighbor::is_gateway(headers.destination))
+            entry.addresses.iter().any(|own| source == (*own).into())
+                || (source.is_ipv6_link_local() && is_gateway(headers.destination))
         }
         // Whatever the host stack routes here, that of pods included: it may have translated it.
         PortKind::Host => true,
         PortKind::Uplink => {
-            !snapshot.node.contains(source)
-                && snapshot.pod(source).is_none_or(|(_, delivery)| delivery.port.is_none())
+            !snapshot.node.contains(source.into())
+                && snapshot.pod(source.into()).is_none_or(|(_, delivery)| delivery.port.is_none())
         }
     };
     if fits { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
+/// Is it one of the gateway's own addresses?
+fn is_gateway(address: Address) -> bool {
+    address == Address::v4(neighbor::GATEWAY_V4.to_bits())
+        || address == Address::v6(neighbor::GATEWAY_V6.octets())
 }
 
 fn is_v6_link_local(address: IpAddr) -> bool {

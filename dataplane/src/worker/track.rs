@@ -5,17 +5,34 @@ use super::{Established, LOOK_AHEAD, Worker};
 use crate::clock::{Clock, Instant64};
 use crate::drop_reason::DropReason;
 use crate::flow::{End, Evidence, Flow, FlowId, FlowKey, Heading, Hop, NoRoom, Progress, Side, Tuple};
-use crate::packet::{Packet, PortKind, Role, Transport};
+use crate::packet::{Headers, Packet, PortKind, Role, Transport};
 use crate::parse::quoted;
 use crate::policy::Judgement;
 use crate::snapshot::{Mac, Snapshot};
 
+/// What a packet's connection is found by: worked out once, before the packet's turn comes.
+pub(super) struct Probe {
+    key: FlowKey,
+    heading: Heading,
+    /// Of the key.
+    hash: u64,
+}
+
 impl<C: Clock> Worker<C> {
-    /// Has the entries of the next packets on their way into the cache.
-    pub(super) fn look_ahead(&self, packets: &[Packet]) {
+    /// What a packet's connection is found by.
+    #[inline]
+    pub(super) fn probe(&self, headers: &Headers) -> Probe {
+        let (key, heading) = FlowKey::of(headers);
+        Probe { key, heading, hash: self.flows.hash(&key) }
+    }
+
+    /// The probes of the next packets; their entries are on their way into the cache then.
+    pub(super) fn look_ahead(&self, packets: &[Packet], probes: &mut Vec<Probe>) {
+        probes.clear();
         for packet in packets.iter().take(LOOK_AHEAD) {
-            let (key, _) = FlowKey::of(&Tuple::of(&packet.headers), packet.headers.role());
-            self.flows.prefetch(self.flows.hash(&key));
+            let probe = self.probe(&packet.headers);
+            self.flows.prefetch(probe.hash);
+            probes.push(probe);
         }
     }
 
@@ -24,6 +41,7 @@ impl<C: Clock> Worker<C> {
         &mut self,
         snapshot: &Snapshot,
         packet: &Packet,
+        probe: &Probe,
         now: Instant64,
     ) -> Result<Hop, Refusal> {
         let headers = &packet.headers;
@@ -31,13 +49,10 @@ impl<C: Clock> Worker<C> {
         if role == Role::Related {
             return self.related(snapshot, packet, now);
         }
-        let tuple = Tuple::of(headers);
         let evidence =
             Evidence::of(packet.frames.data(&self.region), headers).ok_or(DropReason::TransportHeader)?;
-        let (key, heading) = FlowKey::of(&tuple, role);
-        let hash = self.flows.hash(&key);
-        let known = self.find_live(hash, &key, now);
-        let side = known.and_then(|id| self.flows.get(id)).map(|flow| flow.side(heading));
+        let known = self.find_live(probe.hash, &probe.key, now);
+        let side = known.and_then(|id| self.flows.get(id)).map(|flow| flow.side(probe.heading));
         // A SYN or an INIT, which may be another connection's than the one it finds.
         let opens = role == Role::Any && evidence != Evidence::Plain;
         match (known, side) {
@@ -51,13 +66,13 @@ impl<C: Clock> Worker<C> {
                             && self.flows.get(id).is_none()
                             && (refusal.reason != DropReason::PolicyRevoked || side == Side::Reply) =>
                     {
-                        return self.open(snapshot, packet, (tuple, evidence), (key, heading), None, now);
+                        return self.open(snapshot, packet, evidence, probe, None, now);
                     }
                     Err(refusal) => return Err(refusal),
                 }
                 if opens {
                     // Whatever the connection may do: this asks for another one.
-                    self.judge_opening(snapshot, packet, &tuple)?;
+                    self.judge_opening(snapshot, packet, &Tuple::of(headers))?;
                 }
                 Ok(self.flows.see(id, side, &evidence, now)?)
             }
@@ -68,7 +83,7 @@ impl<C: Clock> Worker<C> {
                 Role::Established => Err(DropReason::StrayTcp.into()),
                 Role::Reply => Err(DropReason::StrayIcmpReply.into()),
                 Role::Any | Role::Request | Role::Related => {
-                    self.open(snapshot, packet, (tuple, evidence), (key, heading), known, now)
+                    self.open(snapshot, packet, evidence, probe, known, now)
                 }
             },
         }
@@ -106,18 +121,19 @@ impl<C: Clock> Worker<C> {
         &mut self,
         snapshot: &Snapshot,
         packet: &Packet,
-        (tuple, evidence): (Tuple, Evidence),
-        (key, heading): (FlowKey, Heading),
+        evidence: Evidence,
+        probe: &Probe,
         old: Option<FlowId>,
         now: Instant64,
     ) -> Result<Hop, Refusal> {
+        let tuple = Tuple::of(&packet.headers);
         let way = self.judge_opening(snapshot, packet, &tuple)?;
         if let Some(old) = old {
             self.flows.cut(old, End::Replaced, now);
         }
         let flow = Flow {
-            key,
-            heading,
+            key: probe.key,
+            heading: probe.heading,
             translated: tuple,
             judged_port: packet.headers.destination_port,
             identities: way.identities,
@@ -202,7 +218,7 @@ impl<C: Clock> Worker<C> {
         let no_flow = || Refusal::from(DropReason::IcmpErrorNoFlow);
         let quoted = quoted(packet.frames.data(&self.region), &packet.headers).ok_or_else(no_flow)?;
         // A pod is no router: it complains about what was sent to itself, or not at all.
-        if packet.ingress_kind == PortKind::Pod && quoted.destination != packet.headers.source {
+        if packet.ingress_kind == PortKind::Pod && packet.headers.source != quoted.destination.into() {
             return Err(no_flow());
         }
         // Nor is anybody outside on the way between two pods of this node.
@@ -212,7 +228,7 @@ impl<C: Clock> Worker<C> {
         let (id, side) = [Role::Request, Role::Reply]
             .into_iter()
             .find_map(|role| {
-                let (key, heading) = FlowKey::of(&tuple, role);
+                let (key, heading) = FlowKey::of_tuple(&tuple, role);
                 let id = self.find_live(self.flows.hash(&key), &key, now)?;
                 let flow = self.flows.get(id)?;
                 let side = flow.side(heading);
