@@ -120,6 +120,10 @@ pub struct KindStatus {
     pub current: bool,
     /// Objects known.
     pub objects: usize,
+    /// The server's version (resourceVersion) up to which what it said of this kind is in the generation published last, unless
+    /// that failed; empty if there is none. It grows when the server tells of this kind, or sends a bookmark.
+    #[serde(default)]
+    pub version: String,
     /// How often all of them were listed since the start.
     pub lists: u64,
     /// Requests and watches that failed since the start.

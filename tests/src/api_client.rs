@@ -107,9 +107,8 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Answer, kube::Error> {
         let response = self.inner.send(request(method, path, accept, kind, body)).await?;
-        let header =
-            |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (code, kind) = (response.status().as_u16(), header("content-type").to_owned());
+        let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+        let (code, kind) = (response.status().as_u16(), kind.unwrap_or_default().to_owned());
         let body = response.into_body().collect_bytes().await?;
         Ok(Answer { code, kind, body: serde_json::from_slice(&body).unwrap_or_default() })
     }

@@ -259,6 +259,7 @@ fn kind_status(state: &KindState) -> KindStatus {
         synced: state.synced,
         current: state.current,
         objects: state.objects,
+        version: state.version.clone(),
         lists: state.lists,
         failures: state.failures,
         error: state.error.clone(),

@@ -121,6 +121,7 @@ fn without_server() -> Status {
         synced: true,
         current,
         objects: 5,
+        version: "17".into(),
         lists: 2,
         failures: 3,
         error: (!current).then(|| "it was silent for 15 s".into()),

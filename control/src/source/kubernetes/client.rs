@@ -203,7 +203,7 @@ impl Server {
             request
         });
         let answer = self.send(kind, request).await?;
-        Ok(Events { kind, answer, line: Vec::new() })
+        Ok(Events { kind, answer, line: Vec::new(), complete: Instant::now() })
     }
 
     async fn send(
@@ -225,9 +225,16 @@ pub(super) struct Events<R> {
     kind: ServerKind,
     answer: R,
     line: Vec<u8>,
+    /// When the last line was complete.
+    complete: Instant,
 }
 
 impl<R: AsyncBufRead + Unpin> Events<R> {
+    /// How long ago the last event was here, unread.
+    pub fn since_line(&self) -> Duration {
+        self.complete.elapsed()
+    }
+
     /// The next event; `None` if the server has ended the watch. What was read of an event when the future is dropped is
     /// not lost.
     pub async fn next(&mut self) -> Result<Option<ServerEvent>, ApiError> {
@@ -245,6 +252,7 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
             take(&mut self.line, text, LONGEST_LINE)?;
             self.answer.consume_unpin(length);
             if end.is_some() {
+                self.complete = Instant::now();
                 let line = std::mem::take(&mut self.line);
                 if !line.iter().all(u8::is_ascii_whitespace) {
                     return Ok(Some(server::event(self.kind, &line)?));

@@ -130,7 +130,7 @@ impl Follower {
                 Err(ApiError::Gone(_)) if size < LARGEST_PAGE => size *= LARGER,
                 Err(error) if self.may_be_absent(&error) => {
                     let changes = self.mirror.finish(Listing::default());
-                    self.shared.listed(self.followed, changes, 0);
+                    self.shared.listed(self.followed, changes, 0, "");
                     self.shared.current(self.followed);
                     tokio::time::sleep(self.timing.watch).await;
                     return Ok(Next::List);
@@ -148,7 +148,7 @@ impl Follower {
             took_us = self.took.as_micros() as u64,
             "listed"
         );
-        self.shared.listed(self.followed, changes, self.mirror.len());
+        self.shared.listed(self.followed, changes, self.mirror.len(), &version);
         // Not all kinds and nodes at the same moment.
         let pause = self.timing.relist.max(self.took * RARE);
         self.relist = Instant::now() + pause.mul_f64(0.9 + 0.2 * chance());
@@ -287,8 +287,11 @@ impl Follower {
                 }
             };
             heard = true;
-            if let Some(change) = change {
-                self.shared.changed(self.followed, change, self.mirror.len());
+            let news = change.is_some();
+            self.shared.told(self.followed, change, self.mirror.len(), version);
+            if news {
+                let took_us = events.since_line().as_micros() as u64;
+                tracing::debug!(kind = self.followed.kind.name(), version, took_us, "told");
             }
         }
     }

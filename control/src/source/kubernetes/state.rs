@@ -30,6 +30,8 @@ pub struct KindState {
     pub synced: bool,
     /// Objects known.
     pub objects: usize,
+    /// The server's version up to which what it said of this kind was taken; empty before that.
+    pub version: String,
     /// Whether the server tells of changes now.
     pub current: bool,
     /// Why it does not; `None` at the start and as long as all is well.
@@ -115,7 +117,10 @@ pub struct Taken {
 
 struct Inner {
     pending: HashMap<Key, Said>,
+    /// With the version up to which what waits here was said.
     kinds: Vec<KindState>,
+    /// By kind: the version up to which everything was taken.
+    taken: Vec<String>,
     troubles: Troubles,
     troubles_changed: bool,
     since: SystemTime,
@@ -125,6 +130,13 @@ struct Inner {
 impl Inner {
     fn synced(&self) -> bool {
         self.kinds.iter().all(|kind| kind.synced)
+    }
+
+    /// Nothing that was said so far waits any more.
+    fn note_taken(&mut self) {
+        for (kind, taken) in self.kinds.iter().zip(&mut self.taken) {
+            taken.clone_from(&kind.version);
+        }
     }
 }
 
@@ -147,6 +159,7 @@ impl Shared {
             kind: followed.kind.name(),
             synced: false,
             objects: 0,
+            version: String::new(),
             current: false,
             error: None,
             away_since: None,
@@ -155,6 +168,7 @@ impl Shared {
         });
         let inner = Inner {
             pending: HashMap::new(),
+            taken: vec![String::new(); kinds.len()],
             kinds: kinds.collect(),
             troubles: Troubles::new(),
             troubles_changed: false,
@@ -208,21 +222,22 @@ impl Shared {
         self.news.closed().await;
     }
 
-    /// A list is complete, or the server has no such kind.
-    pub fn listed(&self, followed: &Followed, changes: Vec<Change>, objects: usize) {
-        self.change(followed, changes, objects, true);
+    /// A list of a version is complete, or the server has no such kind.
+    pub fn listed(&self, followed: &Followed, changes: Vec<Change>, objects: usize, version: &str) {
+        self.change(followed, changes, objects, version, true);
     }
 
-    /// The server has told of changes.
-    pub fn changed(&self, followed: &Followed, change: Change, objects: usize) {
-        self.change(followed, vec![change], objects, false);
+    /// The server has told of everything up to a version; nothing of it may be news.
+    pub fn told(&self, followed: &Followed, change: Option<Change>, objects: usize, version: &str) {
+        self.change(followed, change.into_iter().collect(), objects, version, false);
     }
 
-    fn change(&self, followed: &Followed, changes: Vec<Change>, objects: usize, listed: bool) {
+    fn change(&self, followed: &Followed, changes: Vec<Change>, objects: usize, version: &str, listed: bool) {
         let mut inner = self.lock();
         let was_synced = inner.synced();
         if let Some(kind) = inner.kinds.iter_mut().find(|kind| kind.kind == followed.kind.name()) {
             kind.objects = objects;
+            version.clone_into(&mut kind.version);
             if listed {
                 kind.synced = true;
                 kind.lists += 1;
@@ -322,6 +337,7 @@ impl Subscription {
         }
         let troubles = std::mem::take(&mut inner.troubles_changed).then(|| inner.troubles.clone());
         let pending = std::mem::take(&mut inner.pending);
+        inner.note_taken();
         drop(inner);
         Taken { synced: true, changes: pending.into_iter().collect(), troubles }
     }
@@ -344,11 +360,19 @@ impl Subscription {
     /// How following goes at this moment.
     #[must_use]
     pub fn state(&self) -> ApiState {
-        let inner = lock(&self.inner);
+        let mut inner = lock(&self.inner);
+        if inner.pending.is_empty() && inner.synced() {
+            // What was said since then is no news.
+            inner.note_taken();
+        }
+        let mut kinds = inner.kinds.clone();
+        for (kind, taken) in kinds.iter_mut().zip(&inner.taken) {
+            kind.version.clone_from(taken);
+        }
         ApiState {
             server: self.server.clone(),
             synced: inner.synced(),
-            kinds: inner.kinds.clone(),
+            kinds,
             findings: inner.troubles.values().flat_map(|trouble| &trouble.findings).cloned().collect(),
             since: inner.since,
             events: inner.events,
