@@ -135,6 +135,18 @@ impl Gateway {
         self.ask(Request::StatusPolicies)
     }
 
+    /// Resident memory of its process in bytes, shared memory included.
+    ///
+    /// # Panics
+    /// If it has ended.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let kibibytes = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+        kibibytes * 1024
+    }
+
     /// What the status says of a port.
     ///
     /// # Panics
@@ -147,8 +159,13 @@ impl Gateway {
 
     /// `podgate port add`.
     pub fn add_port(&mut self, interface: &str, pod: &str, addresses: &[IpAddr]) {
-        let (interface, pod) = (interface.to_owned(), pod.to_owned());
-        let spec = PortSpec { interface, pod, uid: None, addresses: addresses.to_vec(), mac: None };
+        self.add_port_of(interface, pod, None, addresses);
+    }
+
+    /// `podgate port add` for the pod of this UID and no other of its name.
+    pub fn add_port_of(&mut self, interface: &str, pod: &str, uid: Option<&str>, addresses: &[IpAddr]) {
+        let (interface, pod, uid) = (interface.to_owned(), pod.to_owned(), uid.map(ToOwned::to_owned));
+        let spec = PortSpec { interface, pod, uid, addresses: addresses.to_vec(), mac: None };
         let _: PortStatus = self.ask(Request::PortAdd(spec));
     }
 

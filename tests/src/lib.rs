@@ -5,7 +5,8 @@
 //! in-memory ports, fed with [`frames`], for the pods and policies of [`cluster`]; [`fuzz`] plays what fuzzers think of on it.
 //! [`harness`] is the whole product between real namespaces, [`gateway`] a process without pods that follows a folder, and
 //! [`wire`] puts frames on a pod's wire by hand.
-//! [`apiserver`] is a Kubernetes API server that fails when it is told to, and [`api_client`] speaks to it or to a real one.
+//! [`apiserver`] is a Kubernetes API server that fails when it is told to, and [`api_client`] speaks to it or to a real one;
+//! [`api_node`] is a gateway that follows it.
 //! [`conformance`] holds cases with stated answers, and [`program`] asks `podgate` about them.
 #![allow(
     clippy::expect_used,
@@ -14,6 +15,7 @@
 )]
 
 pub mod api_client;
+pub mod api_node;
 pub mod apiserver;
 pub mod choices;
 pub mod cluster;
