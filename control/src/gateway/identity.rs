@@ -8,8 +8,9 @@ use std::collections::{HashMap, VecDeque};
 
 use podgate_config::model::{ObjectName, PodUid};
 
-/// How many pods that are gone have their names remembered, for what is told of their connections.
-const REMEMBERED: usize = 65_536;
+/// How many pods that are gone have their names remembered, for what is told of their connections: as many as a worker
+/// remembers connections by default. Where pods come and go all the time that is minutes, and some 150 bytes each.
+const REMEMBERED: usize = 16_384;
 
 /// The numbers of all pods that are there now, and the names of those that went last.
 #[derive(Debug, Default)]
