@@ -2,7 +2,8 @@
 //!
 //! 50 pods a second are made and 50 deleted by requests, under names, labels and addresses that partly were there before and
 //! partly never; policies select some of them as peers of the pods that are judged here. Short by default;
-//! `PODGATE_CHURN_SECONDS=1800` and a release build (`cargo test --release`) are the measurement in `bench/README.md`.
+//! `PODGATE_CHURN_SECONDS=1800` and a release build of podgate (`PODGATE_BIN`) are the measurement in `bench/README.md`.
+//! `PODGATE_CHURN_RATE` is another number than 50.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -15,8 +16,6 @@ use podgate_tests::api_node::{ApiNode, path};
 use podgate_tests::netns::skipped;
 use serde_json::{Value, json};
 
-/// Pods made, and as many deleted, in a second.
-const RATE: u32 = 50;
 /// Pods that are there at the same time.
 const POPULATION: u32 = 500;
 /// Pods that have a port here, and a policy each.
@@ -31,8 +30,8 @@ fn space(number: u32) -> String {
 }
 
 fn pod(number: u32) -> Value {
-    // Names and addresses come again after a while, labels of deployments sooner, those of instances never.
-    let [_, _, high, low] = (number % 40_000).to_be_bytes();
+    // Names and addresses come again after minutes, labels of deployments sooner, those of instances never.
+    let [_, _, high, low] = (number % 10_000).to_be_bytes();
     let address = Ipv4Addr::new(10, 50, high, low).to_string();
     json!({
         "kind": "Pod", "apiVersion": "v1",
@@ -82,7 +81,10 @@ fn memory_does_not_grow_while_pods_come_and_go() {
     if skipped() {
         return;
     }
-    let seconds: u32 = std::env::var("PODGATE_CHURN_SECONDS").map_or(20, |text| text.parse().unwrap());
+    let number = |name: &str, default: u32| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let seconds = number("PODGATE_CHURN_SECONDS", 20);
+    // Pods made, and as many deleted, in a second.
+    let rate = number("PODGATE_CHURN_RATE", 50);
     let mut node = ApiNode::start(&[]);
     populate(&mut node);
     let mut living = VecDeque::new();
@@ -102,8 +104,8 @@ fn memory_does_not_grow_while_pods_come_and_go() {
     let start = Instant::now();
     let mut samples: Vec<(u32, u64)> = Vec::new();
     for second in 0..seconds {
-        for turn in 0..RATE {
-            let due = start + Duration::from_secs(second.into()) + Duration::from_secs(1) * turn / RATE;
+        for turn in 0..rate {
+            let due = start + Duration::from_secs(second.into()) + Duration::from_secs(1) * turn / rate;
             thread::sleep(due.saturating_duration_since(Instant::now()));
             add(&mut node, &mut living);
             let oldest = living.pop_front().unwrap();
@@ -123,7 +125,7 @@ fn memory_does_not_grow_while_pods_come_and_go() {
     let limit = |name: &str| status.policy.limits.iter().find(|limit| limit.name == name).unwrap().used;
     eprintln!(
         "{} pods made and deleted in {:.0} s ({:.0} s before); {} generations, {} atoms, {} rows",
-        RATE * seconds,
+        rate * seconds,
         took.as_secs_f64(),
         (start - begin).as_secs_f64(),
         status.generation_published,

@@ -164,6 +164,39 @@ fn changes_arrive_and_a_successor_is_not_its_predecessor() {
 }
 
 #[test]
+fn the_version_in_the_state_is_that_of_what_was_taken() {
+    let fake = Fake::start();
+    fake.set(NAMESPACES, json!({"metadata": {"name": "shop"}}));
+    fake.set(PODS, pod("web", "1", "10.0.0.1"));
+    let newest = |fake: &Fake| fake.with(|inner| inner.version);
+    let version = |seen: &Seen| {
+        let kinds = seen.state().kinds;
+        let pods = kinds.iter().find(|kind| kind.kind == ServerKind::Pod.name()).unwrap();
+        pods.version.parse::<u64>().unwrap_or_default()
+    };
+    let mut seen = Seen::of(&fake, TIMING);
+    assert_eq!(version(&seen), 0, "nothing was taken");
+    seen.until("the first lists", |seen| seen.synced);
+    assert_eq!(version(&seen), newest(&fake));
+
+    fake.set(PODS, pod("web", "1", "10.0.0.2"));
+    while !seen.subscription.has_news() {
+        std::thread::yield_now();
+    }
+    assert!(version(&seen) < newest(&fake), "it waits to be taken");
+    seen.look();
+    assert_eq!(version(&seen), newest(&fake));
+
+    // What is no news need not be taken.
+    let changes = seen.changes;
+    let mut ready = pod("web", "1", "10.0.0.2");
+    ready["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+    fake.set(PODS, ready);
+    seen.until("no news", |seen| version(seen) == newest(&fake));
+    assert_eq!(seen.changes, changes);
+}
+
+#[test]
 fn lists_come_in_pages_and_nothing_is_given_before_all_of_them() {
     let fake = Fake::start();
     for number in 0..1203 {
