@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use podgate_bench::manifest::objects_of;
+use podgate_bench::manifest::{objects_of, padded};
 use podgate_bench::spread::quantile;
 use podgate_bench::world::{Shape, cluster};
 use podgate_config::manifest::server::{self, Served, ServerEvent, ServerKind};
@@ -22,23 +22,6 @@ fn line(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |share: f64| quantile(&times, share).unwrap_or_default().as_secs_f64() * 1e6;
     println!("| {what} | {:.1} | {:.1} | {:.1} | {} |", at(0.5), at(0.99), at(1.0), times.len());
-}
-
-/// The object as a server would have it: with much that is none of our business.
-fn padded(mut object: Value, version: usize) -> Value {
-    let words = "f:metadata f:labels f:spec f:containers f:status f:conditions f:podIPs".repeat(20);
-    object["metadata"]["uid"] = format!("6d1f0a52-8f7a-4c55-9d0f-{version:012}").into();
-    object["metadata"]["resourceVersion"] = version.to_string().into();
-    object["metadata"]["managedFields"] = json!([{"manager": "kubelet", "fieldsV1": {"f:a": words}}]);
-    if object["kind"] == "Pod" {
-        let environment: Vec<Value> = (0..30)
-            .map(|n| json!({"name": format!("VARIABLE_{n}"), "value": "some text of a usual length"}))
-            .collect();
-        object["spec"]["tolerations"] = environment.into();
-        object["status"]["conditions"] =
-            (0..5).map(|n| json!({"type": format!("Condition{n}"), "status": "True"})).collect();
-    }
-    object
 }
 
 fn changed(kind: ServerKind, served: Served) -> Option<Changed> {

@@ -57,6 +57,24 @@ pub fn objects_of(cluster: &Cluster, name: &NamespaceName) -> Vec<Value> {
     cluster.namespaces.get(name).map(namespace).into_iter().chain(pods).chain(policies).collect()
 }
 
+/// The object as a server would have it: with much that is none of our business.
+#[must_use]
+pub fn padded(mut object: Value, version: usize) -> Value {
+    let words = "f:metadata f:labels f:spec f:containers f:status f:conditions f:podIPs".repeat(20);
+    object["metadata"]["uid"] = format!("6d1f0a52-8f7a-4c55-9d0f-{version:012}").into();
+    object["metadata"]["resourceVersion"] = version.to_string().into();
+    object["metadata"]["managedFields"] = json!([{"manager": "kubelet", "fieldsV1": {"f:a": words}}]);
+    if object["kind"] == "Pod" {
+        let environment: Vec<Value> = (0..30)
+            .map(|n| json!({"name": format!("VARIABLE_{n}"), "value": "some text of a usual length"}))
+            .collect();
+        object["spec"]["tolerations"] = environment.into();
+        object["status"]["conditions"] =
+            (0..5).map(|n| json!({"type": format!("Condition{n}"), "status": "True"})).collect();
+    }
+    object
+}
+
 fn labels(labels: &Labels) -> Value {
     labels
         .iter()

@@ -1,26 +1,35 @@
-//! From a file that is replaced to the first packet that obeys.
+//! From a file that is replaced, or an object of an API server, to the first packet that obeys.
 //!
 //! `write` describes a large cluster in manifest files, one a namespace; two pods of the first one are those that packets go
 //! between. `measure` sends small packets from the one to the other, replaces that namespace's file by one whose policy
 //! denies or admits them, and notes when the last packet passed, or the first. What the gateway's log says of the time in
 //! between is told apart. `bench/change-latency` wires the pods, starts the gateway and runs both.
+//!
+//! `serve` is a test API server that has the same objects, as large as servers have them; `measure --server` changes the
+//! policy there, by a request. Its time begins when that is sent: what the server does with it counts.
+
+mod place;
+mod report;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use podgate_bench::machine::Machine;
-use podgate_bench::manifest::{Format, objects_of};
-use podgate_bench::spread::quantile;
+use podgate_bench::manifest::{Format, objects_of, padded};
 use podgate_bench::world::{Shape, cluster};
 use podgate_control::netlink::Namespace;
+use podgate_tests::apiserver::{ApiServer, Options};
 use rand::RngExt;
 use serde_json::{Value, json};
+
+use place::Place;
+use report::{Line, line, micros_of_day, shares_of_files, shares_of_server, totals};
 
 /// Measures how long a policy in a file takes to rule over packets.
 #[derive(Parser)]
@@ -36,12 +45,24 @@ enum Action {
     Write(Files),
     /// Replaces the file again and again while packets are sent.
     Measure(Measure),
+    /// Serves 10,000 pods and 10,000 policies until this is ended.
+    Serve(Serve),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Where.
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Where the kubeconfig is written when all objects are there.
+    #[arg(long)]
+    kubeconfig: PathBuf,
 }
 
 #[derive(Args)]
 struct Files {
     /// Where the manifests are.
-    #[arg(long)]
+    #[arg(long, default_value = ".")]
     folder: PathBuf,
     /// How they are written.
     #[arg(long, value_enum, default_value = "json")]
@@ -56,8 +77,11 @@ struct Measure {
     #[command(flatten)]
     files: Files,
     /// Where files are written before they are renamed: a folder of the same file system that nobody watches.
+    #[arg(long, required_unless_present = "server")]
+    staging: Option<PathBuf>,
+    /// The address of an API server that has the policy; no files then.
     #[arg(long)]
-    staging: PathBuf,
+    server: Option<SocketAddr>,
     /// Network namespace of the pod that sends.
     #[arg(long)]
     from: String,
@@ -75,6 +99,8 @@ struct Measure {
     interval: u64,
 }
 
+/// The namespace of the pods and the policy.
+const FIRST: &str = "ns-000";
 /// The two pods and their ports.
 const FROM: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 200, 0, 1), 4000);
 const TO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 200, 0, 2), PORT);
@@ -151,6 +177,22 @@ fn gate(namespace: &str, admitted: bool) -> Value {
     })
 }
 
+/// What an API server has in the place of the files.
+fn serve(serve: &Serve) -> Result<()> {
+    let server = ApiServer::start(Options { address: serve.listen, ..Options::default() })?;
+    let cluster = cluster(Shape::LARGE, 1)?;
+    let objects = cluster.namespaces.keys().flat_map(|name| objects_of(&cluster, name));
+    let own = [pod(FIRST, "bench-from", FROM), pod(FIRST, "bench-to", TO), gate(FIRST, true)];
+    for (number, object) in objects.chain(own).enumerate() {
+        server.put(padded(object, number)).map_err(|error| anyhow!("{error}"))?;
+    }
+    fs::write(&serve.kubeconfig, server.kubeconfig(None))?;
+    println!("{} objects are served on {}", server.version(), server.url());
+    loop {
+        thread::park();
+    }
+}
+
 /// What the receiver has seen, in nanoseconds since the start; 0 for nothing.
 #[derive(Default)]
 struct Seen {
@@ -208,22 +250,27 @@ fn measure(measure: &Measure) -> Result<()> {
     let rate = seen.sent.load(Ordering::Relaxed) as f64 / seconds;
     println!("{} changes of either kind; {rate:.0} packets sent a second\n", measure.rounds);
     let log = fs::read_to_string(&measure.log).with_context(|| measure.log.display().to_string())?;
-    report(&changes, &log);
+    let lines: Vec<Line> = log.lines().filter_map(line).collect();
+    println!("| milliseconds | p50 | p99 | max | times |\n|---|---|---|---|---|");
+    totals(&changes);
+    match measure.server {
+        Some(_) => shares_of_server(&changes, &lines),
+        None => shares_of_files(&changes, &lines),
+    }
     Ok(())
 }
 
 /// Makes the changes, one after the other.
 fn change(measure: &Measure, seen: &Seen, begin: Instant) -> Result<Vec<Change>> {
     let texts = [measure.files.changing(false)?, measure.files.changing(true)?];
-    fs::create_dir_all(&measure.staging)?;
-    let staged = measure.staging.join("next");
+    let mut place = Place::of(measure)?;
     wait(seen, "packets pass before the first change", || seen.last.load(Ordering::SeqCst) != 0)?;
     let mut random = rand::rng();
     let mut changes = Vec::new();
     for round in 0..measure.rounds * 2 {
         let admitted = round % 2 == 1;
         let Some((path, text)) = texts.get(usize::from(admitted)) else { continue };
-        fs::write(&staged, text)?;
+        let request = place.prepare(path, text, admitted)?;
         // At any moment of whatever the gateway does at its own times.
         thread::sleep(Duration::from_micros(random.random_range(20_000..60_000)));
         if admitted {
@@ -231,7 +278,7 @@ fn change(measure: &Measure, seen: &Seen, begin: Instant) -> Result<Vec<Change>>
         }
         let at = micros_of_day(SystemTime::now());
         let start = begin.elapsed();
-        fs::rename(&staged, path)?;
+        place.change(path, &request)?;
         let end = if admitted {
             wait(seen, "a packet passes again", || seen.first.load(Ordering::SeqCst) != 0)?;
             seen.first.load(Ordering::SeqCst)
@@ -240,6 +287,7 @@ fn change(measure: &Measure, seen: &Seen, begin: Instant) -> Result<Vec<Change>>
             wait(seen, "no packet passes any more", || begin.elapsed() > last() + SILENCE)?;
             seen.last.load(Ordering::SeqCst)
         };
+        place.answer()?;
         changes.push(Change { admitted, at, took: Duration::from_nanos(end).saturating_sub(start) });
     }
     Ok(changes)
@@ -257,86 +305,10 @@ fn wait(seen: &Seen, what: &str, done: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-const DAY: u64 = 24 * 3600 * 1_000_000;
-
-fn micros_of_day(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64) % DAY
-}
-
-/// A line of the log that says how long something took.
-struct Line {
-    at: u64,
-    took: u64,
-    compiled: u64,
-    message: String,
-}
-
-fn line(text: &str) -> Option<Line> {
-    let value: Value = serde_json::from_str(text).ok()?;
-    let number = |name: &str| value.get(name).and_then(Value::as_u64);
-    let took = number("took_us")?;
-    let time = value.get("timestamp")?.as_str()?.split_once('T')?.1.trim_end_matches('Z');
-    let mut parts = time.split(':');
-    let (hours, minutes) = (parts.next()?.parse::<u64>().ok()?, parts.next()?.parse::<u64>().ok()?);
-    let seconds: f64 = parts.next()?.parse().ok()?;
-    let at = (hours * 60 + minutes) * 60_000_000 + (seconds * 1e6).round() as u64;
-    let message = value.get("message")?.as_str()?.to_owned();
-    Some(Line { at, took, compiled: number("compiled_us").unwrap_or(0), message })
-}
-
-/// Milliseconds of one share, of all changes.
-#[derive(Default)]
-struct Share(Vec<f64>);
-
-impl Share {
-    fn tell(mut self, name: &str) {
-        self.0.sort_by(f64::total_cmp);
-        let at = |share: f64| quantile(&self.0, share).unwrap_or(f64::NAN);
-        println!("| {name} | {:.2} | {:.2} | {:.2} | {} |", at(0.5), at(0.99), at(1.0), self.0.len());
-    }
-}
-
-fn report(changes: &[Change], log: &str) {
-    let lines: Vec<Line> = log.lines().filter_map(line).collect();
-    let milliseconds = |from: u64, to: u64| (to as f64 - from as f64) / 1e3;
-    println!("| milliseconds | p50 | p99 | max | times |\n|---|---|---|---|---|");
-    for admitted in [false, true] {
-        let of = changes.iter().filter(|change| change.admitted == admitted);
-        let total = Share(of.map(|change| change.took.as_secs_f64() * 1e3).collect());
-        total.tell(if admitted {
-            "**to the first packet that passes**"
-        } else {
-            "**to the last packet that passes**"
-        });
-    }
-    let [mut noticed, mut files, mut decode, mut settle, mut compile, mut rest, mut force] =
-        std::array::from_fn(|_| Share::default());
-    for change in changes {
-        let after =
-            |message: &str, since: u64| lines.iter().find(|line| line.at >= since && line.message == message);
-        let Some(changed) = after("files changed", change.at) else { continue };
-        let Some(decoded) = after("decoded", change.at) else { continue };
-        let Some(published) = after("published", changed.at) else { continue };
-        noticed.0.push(milliseconds(change.at + changed.took, changed.at));
-        files.0.push((changed.took.saturating_sub(decoded.took)) as f64 / 1e3);
-        decode.0.push(decoded.took as f64 / 1e3);
-        settle.0.push(milliseconds(changed.at + published.took, published.at));
-        compile.0.push(published.compiled as f64 / 1e3);
-        rest.0.push(published.took.saturating_sub(published.compiled) as f64 / 1e3);
-        force.0.push(milliseconds(published.at, change.at + change.took.as_micros() as u64));
-    }
-    noticed.tell("the kernel tells of the file");
-    files.tell("all files looked at, the one read");
-    decode.tell("it is decoded");
-    settle.tell("others are waited for");
-    compile.tell("what changed is compiled");
-    rest.tell("the rest of a publication");
-    force.tell("workers obey, the packet arrives");
-}
-
 fn main() -> Result<()> {
     match Command::parse().action {
         Action::Write(files) => files.write(),
+        Action::Serve(of) => serve(&of),
         Action::Measure(of) => {
             ensure!(of.rounds > 0, "no rounds");
             measure(&of)
