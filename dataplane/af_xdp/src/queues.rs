@@ -133,6 +133,11 @@ impl Queues {
         self.abilities
     }
 
+    /// The kernel turned out not to take packets of several buffers.
+    pub(crate) fn lose_multi_buffer(&mut self) {
+        self.abilities.multi_buffer = false;
+    }
+
     /// Takes up to `max` received packets out of the ring, in order. Returns how many.
     #[inline]
     pub fn receive(&mut self, max: usize, mut sink: impl FnMut(FrameChain)) -> usize {

@@ -120,7 +120,7 @@ pub struct Socket {
 /// Whose memory registration a new socket uses.
 enum Memory<'a> {
     Shared { with: BorrowedFd<'a>, abilities: Abilities },
-    Own,
+    Own { zero_copy: bool },
 }
 
 impl Socket {
@@ -156,7 +156,23 @@ impl Socket {
         config: &SocketConfig,
         pool: &mut FramePool,
     ) -> Result<Socket, Error> {
-        Self::open_with(region, Memory::Own, interface, queue, config, pool)
+        Self::open_with(region, Memory::Own { zero_copy: true }, interface, queue, config, pool)
+    }
+
+    /// Binds a queue in copy mode with a registration of its own, so that no anchor is needed: for programs with a single
+    /// device, of which several may run in one network namespace. Its further queues are opened with [`Socket::open_beside`].
+    /// There is no checksum offload.
+    ///
+    /// # Errors
+    /// As [`Socket::open`].
+    pub fn open_alone(
+        region: &Region,
+        interface: &Interface,
+        queue: u32,
+        config: &SocketConfig,
+        pool: &mut FramePool,
+    ) -> Result<Socket, Error> {
+        Self::open_with(region, Memory::Own { zero_copy: false }, interface, queue, config, pool)
     }
 
     /// Binds another queue of this socket's device, sharing its registration and mode.
@@ -186,7 +202,7 @@ impl Socket {
         config.check()?;
         let at = |call| At { interface, queue, call };
         let fd = if_xdp::socket().map_err(|e| at("socket(AF_XDP)").error(e))?;
-        if let Memory::Own = memory {
+        if let Memory::Own { .. } = memory {
             register_memory(fd.as_fd(), region).map_err(|e| at("XDP_UMEM_REG").memory(e, region))?;
         }
         let rings = map_rings(fd.as_fd(), config, at)?;
@@ -196,7 +212,9 @@ impl Socket {
         let abilities = match memory {
             Memory::Shared { abilities, .. } => abilities,
             // The registration may have set 24 bytes aside, but nobody reads them.
-            Memory::Own => Abilities { metadata: if_xdp::TX_METADATA_LEN, ..Abilities::new(false, false) },
+            Memory::Own { zero_copy } => {
+                Abilities { metadata: if_xdp::TX_METADATA_LEN, ..Abilities::new(false, !zero_copy) }
+            }
         };
         let mut queues = Queues::new(region, region.new_holder()?, rings, abilities);
         queues.refill(pool);
@@ -204,16 +222,25 @@ impl Socket {
             Memory::Shared { with, .. } => {
                 if_xdp::bind(fd.as_fd(), libc::XDP_SHARED_UMEM, interface.index(), queue, Some(with))
             }
-            Memory::Own => {
-                let flags = libc::XDP_ZEROCOPY | libc::XDP_USE_NEED_WAKEUP;
-                if_xdp::bind(fd.as_fd(), flags, interface.index(), queue, None)
+            Memory::Own { zero_copy } => {
+                let mode = if zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
+                let several = if queues.abilities().multi_buffer { libc::XDP_USE_SG } else { 0 };
+                let bind = |flags| if_xdp::bind(fd.as_fd(), flags, interface.index(), queue, None);
+                match bind(mode | libc::XDP_USE_NEED_WAKEUP | several) {
+                    // Kernels before 6.6 do not know packets of several buffers.
+                    Err(error) if several != 0 && error.raw_os_error() == Some(libc::EINVAL) => {
+                        queues.lose_multi_buffer();
+                        bind(mode | libc::XDP_USE_NEED_WAKEUP)
+                    }
+                    bound => bound,
+                }
             }
         });
         if let Err(error) = bound {
             queues.close_with(|| drop(fd)).into_iter().for_each(|frame| pool.put(frame));
             return Err(at("bind").error(error));
         }
-        let zero_copy = matches!(memory, Memory::Own);
+        let zero_copy = matches!(memory, Memory::Own { zero_copy: true });
         Ok(Socket { queues, fd, interface: interface.clone(), queue, zero_copy, tx_budget })
     }
 
