@@ -6,6 +6,8 @@
 # itself: PODGATE_SKIP_E2E=1 asks for that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Everything is built once here: what only a second build could use is gigabytes of files.
+export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
 started=$(date +%s)
 stage=""
 stage() {

@@ -8,7 +8,7 @@
 # Groups: a to f are sections of the semantics, i what goes wrong only when tables follow changes, t the tables and explain.
 #
 # Works on a copy with a build folder of its own (both under the target folder), so the source and its build are never
-# touched, whatever interrupts it; outside packages that are built already are taken over. A patch begins with what
+# touched, whatever interrupts it; outside packages that are built already are shared. A patch begins with what
 # is wrong and a line `Found by: TEST NAME`: a crate (control, dataplane) for its unit tests, or else an integration test,
 # and the name of the test in it.
 set -eu
@@ -28,9 +28,13 @@ mkdir -p "$copy"
 git ls-files -z --cached --others --exclude-standard |
     xargs -0 sh -c 'for file; do [ ! -e "$file" ] || printf "%s\0" "$file"; done' sh |
     tar --null --files-from=- --create --file=- | tar --extract --touch --file=- --directory="$copy"
+# Libraries of outside packages are linked hard, as nothing writes into them again: a copy of everything would fill a small
+# disk. What is our own is built anew.
 if [ ! -d "$work/build" ] && [ -d "$target/debug/deps" ]; then
-    mkdir -p "$work/build/debug"
-    for part in deps build .fingerprint; do cp -a "$target/debug/$part" "$work/build/debug/"; done
+    mkdir -p "$work/build/debug/deps"
+    for part in build .fingerprint; do cp -a "$target/debug/$part" "$work/build/debug/"; done
+    find "$target/debug/deps" -type f \( -name '*.rlib' -o -name '*.rmeta' -o -name '*.so' \) \
+        ! -name 'libpodgate*' ! -name 'libaf_xdp*' -print0 | xargs -0 ln -t "$work/build/debug/deps"
 fi
 cd "$copy"
 export CARGO_TARGET_DIR="$work/build" CARGO_TERM_COLOR=never
