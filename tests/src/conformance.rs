@@ -14,6 +14,7 @@ use podgate_control::explain::IpProtocol;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::harness::Said;
 use crate::oracle::{Connection, End, Oracle, Party};
 
 /// A cluster and what is asked about it.
@@ -119,6 +120,17 @@ pub enum Expect {
     Deny,
     /// There is no such connection: an end has no address.
     Error,
+}
+
+/// What a line of `explain --probes` says; `None` if it is neither verdict nor error.
+fn verdict(line: &str) -> Option<Expect> {
+    let answer: Value = serde_json::from_str(line).expect("an answer is JSON");
+    match (answer["verdict"].as_str(), answer["error"].as_str()) {
+        (Some("allow"), None) => Some(Expect::Allow),
+        (Some("deny"), None) => Some(Expect::Deny),
+        (None, Some(_)) => Some(Expect::Error),
+        _ => None,
+    }
 }
 
 /// One question with its answer.
@@ -228,6 +240,29 @@ impl Case {
             files.insert(format!("policy-{number}"), vec![policy.clone()]);
         }
         files
+    }
+
+    /// What is wrong with what `explain --probes` said to them; empty if nothing is.
+    ///
+    /// # Panics
+    /// If an answer is not JSON.
+    #[must_use]
+    pub fn disagreements(&self, said: &Said) -> Vec<String> {
+        let errors = self.probes.iter().any(|probe| probe.expect == Expect::Error);
+        if said.code != Some(if errors { 2 } else { 0 }) {
+            return vec![format!("{}: exit code {:?}: {}", self.id, said.code, said.err)];
+        }
+        let lines: Vec<&str> = said.out.lines().collect();
+        if lines.len() != self.probes.len() {
+            return vec![format!("{}: {} answers to {} probes", self.id, lines.len(), self.probes.len())];
+        }
+        let answers = self.probes.iter().zip(lines);
+        let wrong = answers.filter(|(probe, line)| verdict(line) != Some(probe.expect));
+        wrong
+            .map(|(probe, line)| {
+                format!("{}: expected {:?} ({}): {line}", self.id, probe.expect, self.source)
+            })
+            .collect()
     }
 
     /// The probes as `explain --probes` reads them.

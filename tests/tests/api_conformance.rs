@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use podgate_tests::api_node::{ApiNode, path};
-use podgate_tests::conformance::{Case, CasePod, Expect, outside_cases, own_cases};
+use podgate_tests::conformance::{Case, CasePod, outside_cases, own_cases};
 use podgate_tests::netns::skipped;
 use serde_json::{Value, json};
 
@@ -116,30 +116,6 @@ impl Followed {
             _ => drop(self.node.put(&path, object)),
         }
     }
-
-    /// What is wrong with its answers; empty if nothing is.
-    fn ask(&mut self, case: &Case) -> Vec<String> {
-        let said = self.node.gateway.explain(&case.probe_lines());
-        let errors = case.probes.iter().any(|probe| probe.expect == Expect::Error);
-        if said.code != Some(if errors { 2 } else { 0 }) {
-            return vec![format!("{}: exit code {:?}: {}", case.id, said.code, said.err)];
-        }
-        let lines: Vec<&str> = said.out.lines().collect();
-        assert_eq!(lines.len(), case.probes.len(), "{}: answers and probes", case.id);
-        let answers = case.probes.iter().zip(lines);
-        let wrong = answers.filter(|(probe, line)| verdict(line) != Some(probe.expect));
-        wrong.map(|(probe, line)| format!("{}: expected {:?}: {line}", case.id, probe.expect)).collect()
-    }
-}
-
-fn verdict(line: &str) -> Option<Expect> {
-    let answer: Value = serde_json::from_str(line).expect("an answer is JSON");
-    match (answer["verdict"].as_str(), answer["error"].as_str()) {
-        (Some("allow"), None) => Some(Expect::Allow),
-        (Some("deny"), None) => Some(Expect::Deny),
-        (None, Some(_)) => Some(Expect::Error),
-        _ => None,
-    }
 }
 
 fn namespace_object(name: &str, labels: &Value) -> Value {
@@ -203,7 +179,7 @@ fn replay(cases: Vec<Case>) {
     for cases in histories(cases) {
         for case in &cases {
             followed.become_case(case);
-            wrong.extend(followed.ask(case));
+            wrong.extend(case.disagreements(&followed.node.gateway.explain(&case.probe_lines())));
             probes += case.probes.len();
             steps += 1;
         }

@@ -5,9 +5,8 @@
 use std::fs;
 
 use podgate_control::{source, store};
-use podgate_tests::conformance::{Case, Expect, by_the_oracle, outside_cases, own_cases};
+use podgate_tests::conformance::{Case, by_the_oracle, outside_cases, own_cases};
 use podgate_tests::program::run;
-use serde_json::Value;
 
 /// What is wrong with the oracle's answers to a case, on the manifests as they are decoded.
 fn ask_the_oracle(case: &Case) -> Vec<String> {
@@ -26,30 +25,8 @@ fn ask_the_program(case: &Case) -> Vec<String> {
     let folder = tempfile::tempdir().expect("temporary folder");
     let file = folder.path().join("case.json");
     fs::write(&file, case.manifests()).expect("manifests written");
-
     let said = run(folder.path(), &["explain", "-f", "case.json", "--probes", "-"], &case.probe_lines());
-    let errors = case.probes.iter().any(|probe| probe.expect == Expect::Error);
-    if said.code != Some(if errors { 2 } else { 0 }) {
-        return vec![format!("{}: exit code {:?}: {}", case.id, said.code, said.err)];
-    }
-    let lines: Vec<&str> = said.out.lines().collect();
-    let mut wrong: Vec<String> = Vec::new();
-    if lines.len() != case.probes.len() {
-        return vec![format!("{}: {} answers to {} probes", case.id, lines.len(), case.probes.len())];
-    }
-    for (probe, line) in case.probes.iter().zip(lines) {
-        let answer: Value = serde_json::from_str(line).expect("an answer is JSON");
-        let verdict = match (answer["verdict"].as_str(), answer["error"].as_str()) {
-            (Some("allow"), None) => Expect::Allow,
-            (Some("deny"), None) => Expect::Deny,
-            (None, Some(_)) => Expect::Error,
-            _ => panic!("{}: neither verdict nor error: {line}", case.id),
-        };
-        if verdict != probe.expect {
-            wrong.push(format!("{}: expected {:?} ({}): {line}", case.id, probe.expect, case.source));
-        }
-    }
-    wrong
+    case.disagreements(&said)
 }
 
 fn replay(cases: &[Case], ask: fn(&Case) -> Vec<String>) {

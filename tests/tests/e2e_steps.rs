@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use podgate_control::status::Standing;
-use podgate_tests::conformance::{Case, CasePod, Expect, list, outside_cases, own_cases};
+use podgate_tests::conformance::{Case, CasePod, list, outside_cases, own_cases};
 use podgate_tests::gateway::Gateway;
 use podgate_tests::netns::skipped;
 use serde_json::{Value, json};
@@ -66,30 +66,6 @@ impl Followed {
         self.gateway.wait(&format!("nothing is wrong with {}", case.id), |gateway| {
             gateway.status().sources.iter().all(|source| source.errors.is_empty())
         });
-    }
-
-    /// What is wrong with its answers; empty if nothing is.
-    fn ask(&mut self, case: &Case) -> Vec<String> {
-        let said = self.gateway.explain(&case.probe_lines());
-        let errors = case.probes.iter().any(|probe| probe.expect == Expect::Error);
-        if said.code != Some(if errors { 2 } else { 0 }) {
-            return vec![format!("{}: exit code {:?}: {}", case.id, said.code, said.err)];
-        }
-        let lines: Vec<&str> = said.out.lines().collect();
-        assert_eq!(lines.len(), case.probes.len(), "{}: answers and probes", case.id);
-        let answers = case.probes.iter().zip(lines);
-        let wrong = answers.filter(|(probe, line)| verdict(line) != Some(probe.expect));
-        wrong.map(|(probe, line)| format!("{}: expected {:?}: {line}", case.id, probe.expect)).collect()
-    }
-}
-
-fn verdict(line: &str) -> Option<Expect> {
-    let answer: Value = serde_json::from_str(line).expect("an answer is JSON");
-    match (answer["verdict"].as_str(), answer["error"].as_str()) {
-        (Some("allow"), None) => Some(Expect::Allow),
-        (Some("deny"), None) => Some(Expect::Deny),
-        (None, Some(_)) => Some(Expect::Error),
-        _ => None,
     }
 }
 
@@ -145,7 +121,7 @@ fn follow(cases: &[Case]) -> (usize, Vec<String>) {
     let mut wrong = Vec::new();
     for case in cases {
         followed.become_case(case);
-        wrong.extend(followed.ask(case));
+        wrong.extend(case.disagreements(&followed.gateway.explain(&case.probe_lines())));
     }
     (cases.iter().map(|case| case.probes.len()).sum(), wrong)
 }

@@ -170,8 +170,7 @@ static SERVICES: Resource = Resource {
     ..PLAIN
 };
 
-/// Events in the form that the store keeps.
-pub static EVENTS: Resource = Resource {
+const EVENT: Resource = Resource {
     plural: "events",
     singular: "event",
     kind: "Event",
@@ -180,15 +179,10 @@ pub static EVENTS: Resource = Resource {
     ..PLAIN
 };
 
-static NEW_EVENTS: Resource = Resource {
-    group: "events.k8s.io",
-    plural: "events",
-    singular: "event",
-    kind: "Event",
-    short: &["ev"],
-    fields: EVENT_FIELDS,
-    ..PLAIN
-};
+/// Events in the form that the store keeps.
+pub static EVENTS: Resource = EVENT;
+
+static NEW_EVENTS: Resource = Resource { group: "events.k8s.io", ..EVENT };
 
 static NETWORK_POLICIES: Resource = Resource {
     group: "networking.k8s.io",

@@ -1,9 +1,16 @@
 //! Lives: how pods come onto nodes, and how pods, namespaces and what has finalizers go.
 
 use podgate_tests::api_client::version;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Space, names, pod, policy};
+
+/// A policy that a finalizer holds when it is deleted.
+fn held_policy(name: &str) -> Value {
+    let mut held = policy(name);
+    held["metadata"]["finalizers"] = json!(["podgate.example/hold"]);
+    held
+}
 
 #[tokio::test]
 async fn pods_are_bound_once() {
@@ -77,9 +84,7 @@ async fn deleting_a_collection() {
 async fn finalizers_hold_what_is_deleted() {
     let space = Space::new().await;
     let client = &space.client;
-    let mut held = policy("a");
-    held["metadata"]["finalizers"] = json!(["podgate.example/hold"]);
-    client.post(&space.path("networkpolicies"), &held).await.expect(201);
+    client.post(&space.path("networkpolicies"), &held_policy("a")).await.expect(201);
     let path = space.path("networkpolicies/a");
     client.delete(&path, None).await.expect(200);
     assert!(client.get(&path).await.expect(200)["metadata"]["deletionTimestamp"].is_string());
@@ -92,9 +97,7 @@ async fn finalizers_hold_what_is_deleted() {
 async fn namespaces_take_all_with_them() {
     let space = Space::new().await;
     let client = &space.client;
-    let mut held = policy("held");
-    held["metadata"]["finalizers"] = json!(["podgate.example/hold"]);
-    client.post(&space.path("networkpolicies"), &held).await.expect(201);
+    client.post(&space.path("networkpolicies"), &held_policy("held")).await.expect(201);
     client.post(&space.path("networkpolicies"), &policy("a")).await.expect(201);
     space.pod(&pod("web", None)).await;
     let namespace = format!("/api/v1/namespaces/{}", space.name);

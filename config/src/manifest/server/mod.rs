@@ -11,14 +11,13 @@
 //!
 //! All of that comes with findings that say which object and which field it is.
 
-mod prune;
 #[cfg(test)]
 mod tests;
 
 use super::reader::Reader;
+use super::yaml::json::{Keep, parse_kept};
 use super::yaml::{Map, Value};
 use super::{Finding, ObjectValue, meta, pod, policy};
-use prune::Keep;
 
 /// What findings about a server's objects have for a file.
 pub const SERVER: &str = "kubernetes";
@@ -208,8 +207,7 @@ pub enum ServerEvent {
 pub fn page(kind: ServerKind, json: &[u8]) -> Result<Page, NotAnAnswer> {
     let object = kind.keep();
     let keep = Keep::Fields(&[("metadata", LIST_METADATA), ("items", Keep::Items(&object))]);
-    let value =
-        prune::parse(json, keep).map_err(|error| NotAnAnswer(format!("a list is no JSON: {error}")))?;
+    let value = parse_kept(json, keep).map_err(|error| NotAnAnswer(format!("a list is no JSON: {error}")))?;
     let list = map(&value).ok_or_else(|| NotAnAnswer("a list is no object".to_owned()))?;
     let metadata = list.get("metadata").and_then(map);
     let text = |field| metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_str);
@@ -237,7 +235,7 @@ pub fn event(kind: ServerKind, json: &[u8]) -> Result<ServerEvent, NotAnAnswer> 
     let no_event = |what: &str| NotAnAnswer(format!("a line of a watch is no event: {what}"));
     let no_json = |error: serde_json::Error| no_event(&error.to_string());
     let keep = Keep::Fields(&[("type", Keep::Whole), ("object", kind.keep())]);
-    let value = prune::parse(json, keep).map_err(no_json)?;
+    let value = parse_kept(json, keep).map_err(no_json)?;
     let line = map(&value).ok_or_else(|| no_event("it is no object"))?;
     let object = line.get("object").ok_or_else(|| no_event("it has no object"))?;
     let versioned = |served: Served| match served.resource_version.is_empty() {
@@ -253,7 +251,7 @@ pub fn event(kind: ServerKind, json: &[u8]) -> Result<ServerEvent, NotAnAnswer> 
             Ok(ServerEvent::Bookmark(version.to_owned()))
         }
         Some("ERROR") => {
-            let value = prune::parse(json, FAILURE).map_err(no_json)?;
+            let value = parse_kept(json, FAILURE).map_err(no_json)?;
             let status = map(&value).and_then(|line| line.get("object")).and_then(map);
             let field = |name| status.and_then(|status| status.get(name));
             let code = field("code").and_then(Value::integer).and_then(|code| u16::try_from(code).ok());
