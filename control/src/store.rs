@@ -72,10 +72,24 @@ pub fn merge_with(api: &[ApiObject], files: &[FileObjects]) -> Merged {
         field: String::new(),
         message: format!("is not known, so its pods ({pods}) count as not there"),
     }));
+    let hidden = hidden_namespaces(api);
     for file in files {
         for object in file.objects.iter() {
             let (kind, name) = identify(&object.value);
             let place = (file.file.clone(), object.document);
+            if matches!(&object.value, ObjectValue::Pod(pod) if hidden.contains(&pod.name.namespace)) {
+                findings.push(Finding {
+                    severity: Severity::Warning,
+                    file: file.file.to_string(),
+                    document: object.document,
+                    kind: kind.to_owned(),
+                    name,
+                    field: "metadata.namespace".to_owned(),
+                    message: "is not understood as the API server has it, so the pod counts as not there"
+                        .to_owned(),
+                });
+                continue;
+            }
             if let Some((first, document)) = places.get(&(kind, name.clone())) {
                 let (severity, message) = match *document {
                     0 => (Severity::Warning, "the API server has it too, and its version counts".to_owned()),
@@ -120,6 +134,17 @@ fn namespaces<'o>(api: &'o [ApiObject], files: &'o [FileObjects]) -> HashSet<&'o
         }
     }
     namespaces
+}
+
+/// The namespaces that the API server has and that are not understood: no pod counts there, whoever has it.
+fn hidden_namespaces(api: &[ApiObject]) -> HashSet<&NamespaceName> {
+    let mut hidden = HashSet::new();
+    for (key, value) in api {
+        if let (Key::Namespace(name), None) = (key, value) {
+            hidden.insert(name);
+        }
+    }
+    hidden
 }
 
 fn identify(value: &ObjectValue) -> (&'static str, String) {
@@ -226,9 +251,9 @@ pub type ApiObject = (Key, Option<Arc<ObjectValue>>);
 
 /// The objects of an API server, and those of all files, file by file.
 ///
-/// An object of the API server that is not understood hides those of files all the same. A pod of the API server counts as
-/// not there as long as its namespace is not known: the two come by different watches, and without labels it would be a peer
-/// of whoever asks for namespaces that do not have one.
+/// An object of the API server that is not understood hides those of files all the same, and a namespace its pods with it. A
+/// pod of the API server counts as not there as long as its namespace is not known: the two come by different watches, and
+/// without labels it would be a peer of whoever asks for namespaces that do not have one.
 #[derive(Debug, Default)]
 pub struct Store {
     api: HashMap<Key, Option<Arc<ObjectValue>>>,
@@ -244,6 +269,11 @@ impl Store {
         let mut namespaces = HashSet::new();
         for (key, said) in changes {
             let (api, file) = (self.api.get(&key).cloned(), self.place(&key));
+            if let Key::Namespace(name) = &key
+                && matches!(api, Some(None)) != matches!(said, Said::NotUnderstood)
+            {
+                namespaces.insert(name.clone());
+            }
             match said {
                 Said::Is(value) => drop(self.api.insert(key.clone(), Some(value))),
                 Said::NotUnderstood => drop(self.api.insert(key.clone(), None)),
@@ -264,17 +294,17 @@ impl Store {
             }
             changed.insert(key);
         }
-        changed.extend(self.api_pods(&namespaces));
+        changed.extend(self.pods_in(&namespaces));
         changed
     }
 
-    /// The API server's pods in these namespaces.
-    fn api_pods(&self, namespaces: &HashSet<NamespaceName>) -> Vec<Key> {
+    /// All pods in these namespaces, which counted or count. Looks at every object that there is: namespaces seldom come and go.
+    fn pods_in(&self, namespaces: &HashSet<NamespaceName>) -> Vec<Key> {
         if namespaces.is_empty() {
             return Vec::new();
         }
         let is_in = |key: &&Key| matches!(key, Key::Pod(name) if namespaces.contains(&name.namespace));
-        self.api.keys().filter(is_in).cloned().collect()
+        self.api.keys().chain(self.places.keys()).filter(is_in).cloned().collect()
     }
 
     /// Takes over what the files say now, in the order of sources, and gives the names whose objects came, went or are
@@ -332,7 +362,7 @@ impl Store {
             differs
         });
         let mut changed: BTreeSet<Key> = before.into_keys().collect();
-        changed.extend(self.api_pods(&namespaces));
+        changed.extend(self.pods_in(&namespaces));
         changed
     }
 
@@ -345,11 +375,12 @@ impl Store {
     /// The object of this name, if it counts.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&ObjectValue> {
-        if let Key::Pod(name) = key
-            && self.is_of_api(key)
-            && self.said(&Key::Namespace(name.namespace.clone())).is_none()
-        {
-            return None;
+        if let Key::Pod(name) = key {
+            let namespace = Key::Namespace(name.namespace.clone());
+            let hidden = matches!(self.api.get(&namespace), Some(None));
+            if hidden || self.is_of_api(key) && self.said(&namespace).is_none() {
+                return None;
+            }
         }
         self.said(key)
     }
@@ -475,7 +506,7 @@ mod tests {
         assert!(store.get(&web).is_some());
         assert_eq!(store.take_api(vec![(shop.clone(), Said::NotUnderstood)]), both);
         assert!(store.get(&web).is_none());
-        assert_eq!(store.take_api(vec![(shop.clone(), Said::Gone)]), BTreeSet::new());
+        assert!(!store.take_api(vec![(shop.clone(), Said::Gone)]).contains(&shop));
         // A file knows it, too.
         let files = [file("n.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")];
         assert_eq!(store.update(&files), both);
@@ -484,7 +515,20 @@ mod tests {
         assert_eq!(store.update(&[]), both);
         // Pods of files need none.
         store.take_api(vec![(web.clone(), Said::Gone)]);
-        store.update(&[file("p.yaml", text)]);
+        let files = [file("p.yaml", text)];
+        store.update(&files);
+        assert!(store.get(&web).is_some());
+        // But none counts in a namespace of which nobody can tell the labels.
+        assert_eq!(store.take_api(vec![(shop.clone(), Said::NotUnderstood)]), [web.clone()].into());
+        assert!(store.get(&web).is_none());
+        let merged = merge_with(&store.api_objects(), &files);
+        assert!(merged.cluster.pods.is_empty());
+        assert!(
+            merged.findings[0].to_string().starts_with("p.yaml:1: Pod shop/web: "),
+            "{:?}",
+            merged.findings
+        );
+        assert_eq!(store.take_api(vec![(shop, Said::Gone)]), [web.clone()].into());
         assert!(store.get(&web).is_some());
     }
 
