@@ -39,7 +39,7 @@ drop_reasons! {
     PolicyEgress = "policy_egress", "The source pod's egress policies allow no such connection.";
     PolicyIngress = "policy_ingress", "The destination pod's ingress policies allow no such connection.";
     PolicyRevoked = "policy_revoked", "An established connection that the policies in force no longer allow.";
-    PortClosed = "port_closed", "The pod's port is closed: its policies failed to compile or its address is disputed.";
+    PortClosed = "port_closed", "The pod's port is closed: its policies failed to compile, its address is disputed, or it is not, or not known as, the pod that the port was added for; `podgate status` says which.";
     NotSynced = "not_synced", "The sources have not synced yet; until then pods talk with their own node alone.";
     AddressMoved = "address_moved", "An established connection whose address now belongs to another pod.";
     SpoofedSource = "spoofed_source", "The source address does not belong behind the port the packet came in by.";

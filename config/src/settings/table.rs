@@ -171,7 +171,7 @@ pub static TABLE: &[Setting] = &[
         "a number from 10 to 86400",
         10,
         86_400,
-        "Seconds after which everything is listed again and compared, give or take a tenth; not before fifty times as long as a list takes"
+        "Seconds after which everything is listed again and compared, give or take a tenth; not before a watch is over (`kubernetes_watch`), nor before fifty times as long as a list takes"
     ),
     one!(
         kubernetes_events,

@@ -97,7 +97,8 @@ impl Gateway {
             let findings =
                 api.findings.iter().chain(together.iter().filter(|finding| finding.file == SERVER));
             let [mut errors, warnings] = lines(findings);
-            let kinds: Vec<KindStatus> = api.kinds.iter().map(kind_status).collect();
+            let kinds = api.kinds.iter().map(|state| kind_status(state, self.api_lives));
+            let kinds: Vec<KindStatus> = kinds.collect();
             // First of all: it may explain everything else.
             errors.splice(..0, KindStatus::problems(&kinds));
             sources.push(SourceStatus {
@@ -253,11 +254,11 @@ fn seconds_since(time: SystemTime) -> u64 {
     SystemTime::now().duration_since(time).unwrap_or_default().as_secs()
 }
 
-fn kind_status(state: &KindState) -> KindStatus {
+fn kind_status(state: &KindState, followed: bool) -> KindStatus {
     KindStatus {
         kind: state.kind.to_owned(),
         synced: state.synced,
-        current: state.current,
+        current: state.current && followed,
         objects: state.objects,
         version: state.version.clone(),
         lists: state.lists,

@@ -134,12 +134,23 @@ impl Resolver {
         for (name, port) in &self.ports {
             let reason = match raw(name) {
                 Some(pod) if !port.leads_to(pod) => {
-                    Some("is another one now, with another UID than the port's")
+                    let uid =
+                        |uid: &Option<_>| uid.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+                    Some(format!(
+                        "is another one now: its UID is {}, the port was added for {}; remove the port and add the new pod's",
+                        uid(&pod.uid),
+                        uid(&port.uid)
+                    ))
                 }
                 Some(pod) if pod.is_subject() => None,
-                Some(pod) if pod.host_network => Some("is a hostNetwork pod and has no network of its own"),
-                Some(_) => Some("is finished"),
-                None if self.synced => Some("is not among the objects of the sources"),
+                Some(pod) if pod.host_network => {
+                    Some("is a hostNetwork pod and has no network of its own".to_owned())
+                }
+                Some(_) => Some("is finished".to_owned()),
+                None if self.synced => Some(
+                    "is not among the objects of the sources, or not understood there (`podgate status`)"
+                        .to_owned(),
+                ),
                 None => None,
             };
             let disputed = || {

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{AsyncBufRead, AsyncBufReadExt};
@@ -54,10 +54,7 @@ impl Access {
             Self::Kubeconfig(file) => {
                 let wrong = |error| AccessError::Kubeconfig { file: file.clone(), error };
                 let kubeconfig = Kubeconfig::read_from(file).map_err(wrong)?;
-                let names_proxy = kubeconfig
-                    .clusters
-                    .iter()
-                    .any(|named| named.cluster.as_ref().is_some_and(|cluster| cluster.proxy_url.is_some()));
+                let names_proxy = names_proxy(&kubeconfig);
                 let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                     .await
                     .map_err(wrong)?;
@@ -84,13 +81,26 @@ impl Access {
         Ok(config)
     }
 
-    async fn connect(&self) -> Result<(Client, String), AccessError> {
+    /// A client of the server, and its address. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// What is wrong with what says how.
+    pub(crate) async fn connect(&self) -> Result<(Client, String), AccessError> {
         let config = self.config().await?;
         let url = config.cluster_url.to_string();
         let client = Client::try_from(config)
             .map_err(|error| AccessError::Client { access: self.describe(), error })?;
         Ok((client, url))
     }
+}
+
+/// Whether the current context's cluster is behind a proxy of its own.
+fn names_proxy(kubeconfig: &Kubeconfig) -> bool {
+    let current = kubeconfig.current_context.as_ref();
+    let context = kubeconfig.contexts.iter().find(|context| Some(&context.name) == current);
+    let cluster = context.and_then(|named| named.context.as_ref()).map(|context| &context.cluster);
+    let cluster = kubeconfig.clusters.iter().find(|named| Some(&named.name) == cluster);
+    cluster.and_then(|named| named.cluster.as_ref()).is_some_and(|cluster| cluster.proxy_url.is_some())
 }
 
 /// kube takes a token's file as it is, and cannot send the end of a line that most of them have.
@@ -103,12 +113,18 @@ fn trim_token(user: &mut AuthInfo) {
     }
 }
 
+/// How a server is reached now.
+struct Connected {
+    client: Client,
+    since: Instant,
+    url: String,
+}
+
 /// A server that may be asked.
 pub(super) struct Server {
     access: Access,
     described: String,
-    connected: Mutex<(Client, Instant)>,
-    url: String,
+    connected: Mutex<Connected>,
     /// Why the settings could not be read again the last time, as told in the log.
     unreadable: Mutex<Option<String>>,
     /// How long an answer may take to begin, and each next part of a list.
@@ -120,34 +136,39 @@ impl Server {
     pub async fn new(access: Access, patience: Duration) -> Result<Self, AccessError> {
         let (client, url) = access.connect().await?;
         let described = access.describe();
-        let connected = Mutex::new((client, Instant::now()));
-        Ok(Self { access, described, connected, url, unreadable: Mutex::new(None), patience })
+        let connected = Mutex::new(Connected { client, since: Instant::now(), url });
+        Ok(Self { access, described, connected, unreadable: Mutex::new(None), patience })
+    }
+
+    fn connected(&self) -> MutexGuard<'_, Connected> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its address.
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> String {
+        self.connected().url.clone()
     }
 
     /// Makes another connection for what is asked from now on, with the credentials that there are now: tokens and
-    /// certificates are replaced, and the one before may lead nowhere.
-    pub async fn reconnect(&self) {
-        let recent = |connected: &(Client, Instant)| connected.1.elapsed() < RECONNECT;
-        if recent(&self.connected.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return;
+    /// certificates are replaced, and the one before may lead nowhere. Gives the server's address if that is another one now.
+    pub async fn reconnect(&self) -> Option<String> {
+        if self.connected().since.elapsed() < RECONNECT {
+            return None;
         }
-        let why_not = match self.access.connect().await {
-            Ok((client, _)) => {
-                *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = (client, Instant::now());
-                None
+        let (why_not, moved) = match self.access.connect().await {
+            Ok((client, url)) => {
+                let now = Connected { client, since: Instant::now(), url: url.clone() };
+                let before = std::mem::replace(&mut *self.connected(), now);
+                (None, (before.url != url).then_some(url))
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => (Some(error.to_string()), None),
         };
         let mut told = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = why_not.as_ref().filter(|_| *told != why_not) {
             tracing::warn!("what was read before is used to reach the API server: {error}");
         }
         *told = why_not;
+        moved
     }
 
     /// How long an answer may take.
@@ -157,7 +178,7 @@ impl Server {
 
     /// The connection of this moment.
     pub fn client(&self) -> Client {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.connected().client.clone()
     }
 
     /// One page of the list of all objects as they are now: at most `limit`, from `after` on.

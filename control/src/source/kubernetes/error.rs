@@ -72,7 +72,7 @@ pub enum ApiError {
         resource: &'static str,
     },
     /// 404.
-    #[error("it has no {path} (404)")]
+    #[error("it has no {path} (404); is the address an API server's?")]
     Absent {
         /// What was asked for.
         path: &'static str,

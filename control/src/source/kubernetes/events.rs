@@ -100,7 +100,7 @@ impl Reporter {
             stands: Duration::from_secs(3),
             apart: Duration::from_secs(60),
             renew: Duration::from_secs(1800),
-            others: Duration::from_secs(7200),
+            others: Duration::from_secs(2700),
             retry: Duration::from_secs(300),
             burst: 20,
             every: Duration::from_secs(10),

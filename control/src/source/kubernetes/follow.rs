@@ -116,7 +116,13 @@ impl Follower {
         let pause = self.backoff.next().max(asked.min(self.timing.longest_pause));
         tokio::time::sleep(pause).await;
         if error.is_about_the_connection() {
-            self.server.reconnect().await;
+            self.reconnect().await;
+        }
+    }
+
+    async fn reconnect(&self) {
+        if let Some(server) = self.server.reconnect().await {
+            self.shared.moved(server);
         }
     }
 
@@ -169,7 +175,7 @@ impl Follower {
                     tries += 1;
                     tokio::time::sleep(backoff.next()).await;
                     if error.is_about_the_connection() {
-                        self.server.reconnect().await;
+                        self.reconnect().await;
                     }
                     continue;
                 }
@@ -234,8 +240,10 @@ impl Follower {
                 tokio::time::sleep(self.backoff.next().max(least)).await;
                 (Next::List, None)
             }
-            // Another server may be there now, to which our version means nothing.
-            Err(error @ ApiError::Status { code: 400 | 422, .. }) => (Next::List, Some(error)),
+            // Another server may be there now, to which our version means nothing; and what is not understood would be sent again.
+            Err(error @ (ApiError::Status { code: 400 | 422, .. } | ApiError::Answer(_))) => {
+                (Next::List, Some(error))
+            }
             Err(error) => (Next::Look(version), Some(error)),
         }
     }

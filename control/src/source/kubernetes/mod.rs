@@ -108,7 +108,7 @@ fn follow_kinds(
                 Ok(server) => Arc::new(server),
                 Err(error) => return drop(begun.send(Err(error))),
             };
-            let shared = Shared::new(server.url(), kinds, events.is_some());
+            let shared = Shared::new(&server.url(), kinds, events.is_some());
             let mut followers = tokio::task::JoinSet::new();
             for followed in kinds {
                 followers.spawn(Follower::new(followed, server.clone(), shared.clone(), timing).run());

@@ -116,6 +116,7 @@ pub struct Taken {
 }
 
 struct Inner {
+    server: String,
     pending: HashMap<Key, Said>,
     /// With the version up to which what waits here was said.
     kinds: Vec<KindState>,
@@ -142,7 +143,6 @@ impl Inner {
 
 /// What all followers share.
 pub(super) struct Shared {
-    server: String,
     inner: Arc<Mutex<Inner>>,
     /// Counts what there is to take.
     news: watch::Sender<u64>,
@@ -167,6 +167,7 @@ impl Shared {
             failures: 0,
         });
         let inner = Inner {
+            server: server.to_owned(),
             pending: HashMap::new(),
             taken: vec![String::new(); kinds.len()],
             kinds: kinds.collect(),
@@ -178,7 +179,7 @@ impl Shared {
         let inner = Arc::new(Mutex::new(inner));
         let (news, restored) = (watch::channel(0).0, watch::channel(0).0);
         let notes = Arc::new(watch::channel(Vec::new()).0);
-        Arc::new(Self { server: server.to_owned(), inner, news, restored, notes })
+        Arc::new(Self { inner, news, restored, notes })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -187,12 +188,7 @@ impl Shared {
 
     /// Somebody to give the changes to: there may be one.
     pub fn subscribe(&self) -> Subscription {
-        Subscription {
-            server: self.server.clone(),
-            inner: self.inner.clone(),
-            news: self.news.subscribe(),
-            notes: self.notes.clone(),
-        }
+        Subscription { inner: self.inner.clone(), news: self.news.subscribe(), notes: self.notes.clone() }
     }
 
     /// What the gateway would have told in Events.
@@ -210,6 +206,13 @@ impl Shared {
     /// One kind shows that the server was restored from a backup.
     pub fn restored(&self) {
         self.restored.send_modify(|count| *count += 1);
+    }
+
+    /// The settings name another server than before, to which no version of the old one means anything.
+    pub fn moved(&self, server: String) {
+        tracing::warn!(%server, "the API server has another address now; everything is listed anew");
+        self.lock().server = server;
+        self.restored();
     }
 
     /// Changes when one kind shows that.
@@ -290,13 +293,14 @@ impl Shared {
         let news = kind.error.as_ref() != Some(&text);
         kind.error = Some(text.clone());
         let synced = kind.synced;
+        let server = inner.server.clone();
         drop(inner);
         if news {
             let instead =
                 if synced { "what it said last stays in force" } else { "nothing was heard of it yet" };
             tracing::warn!(
                 kind = followed.kind.name(),
-                server = self.server,
+                server,
                 "the API server is not followed: {text}; {instead}"
             );
         }
@@ -310,7 +314,6 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 
 /// What a server says, for one who enforces it. Following ends when this is dropped.
 pub struct Subscription {
-    server: String,
     inner: Arc<Mutex<Inner>>,
     news: watch::Receiver<u64>,
     notes: Arc<watch::Sender<Vec<Note>>>,
@@ -370,7 +373,7 @@ impl Subscription {
             kind.version.clone_from(taken);
         }
         ApiState {
-            server: self.server.clone(),
+            server: inner.server.clone(),
             synced: inner.synced(),
             kinds,
             findings: inner.troubles.values().flat_map(|trouble| &trouble.findings).cloned().collect(),
