@@ -19,3 +19,13 @@ pub mod source;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+
+/// The host's name, without which nobody knows which node this is.
+///
+/// # Errors
+/// `/proc` is not there.
+fn host_name() -> anyhow::Result<String> {
+    use anyhow::Context as _;
+    const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+    Ok(std::fs::read_to_string(HOST_NAME).context(HOST_NAME)?.trim().to_owned())
+}

@@ -74,9 +74,11 @@ pub enum Command {
     #[command(subcommand)]
     Port(PortCommand),
     /// Print the effective settings and where each came from
-    #[command(after_help = "Exit code 1 if a setting is not valid.\n\n\
+    #[command(
+        after_help = "Exit code 1 if a setting is not valid, 2 if that keeps --rbac from its answer.\n\n\
         Example:\n  podgate config --config /etc/podgate/podgate.yaml --set workers=2\n  podgate config --markdown\n  \
-        podgate config --rbac --set kubernetes_events=true | kubectl apply -f -")]
+        podgate config --rbac --set kubernetes_events=true | kubectl apply -f -"
+    )]
     Config(ConfigArgs),
     /// Build pods on this machine and watch policy being enforced
     #[command(subcommand)]

@@ -83,7 +83,7 @@ fn valid(args: &SettingsArgs) -> anyhow::Result<Settings> {
     })
 }
 
-/// The rights that these settings need at the API server.
+/// The rights that these settings need at the API server. They go on to kubectl, so errors must not stand among them.
 fn rights(args: &ConfigArgs, console: &mut Console) -> anyhow::Result<Outcome> {
     let settings = valid(&args.settings)?;
     console.text(&rbac::manifests(settings.kubernetes_events))?;
@@ -189,10 +189,8 @@ fn node(settings: &Settings, args: &RunArgs, api: bool) -> anyhow::Result<Option
     if let Some(name) = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()) {
         return parse("$NODE_NAME", &name);
     }
-    const HOST_NAME: &str = "/proc/sys/kernel/hostname";
-    let name = fs::read_to_string(HOST_NAME).context(HOST_NAME)?;
     // As kubelet does it.
-    parse("the host's name; give --node-name", &name.to_lowercase())
+    parse("the host's name; give --node-name", &crate::host_name()?.to_lowercase())
 }
 
 fn timeouts(settings: &settings::Timeouts) -> Timeouts {

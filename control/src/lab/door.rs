@@ -38,6 +38,16 @@ impl Drop for Door {
     }
 }
 
+/// Whether a door to the server of a kubeconfig can be opened, before anything is.
+///
+/// # Errors
+/// What is wrong with the kubeconfig.
+pub fn check(kubeconfig: &Path) -> anyhow::Result<()> {
+    let named = || kubeconfig.display().to_string();
+    let mut file = Kubeconfig::read_from(kubeconfig).with_context(named)?;
+    redirect(&mut file, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).with_context(named).map(drop)
+}
+
 /// Opens a door inside `node` to the server of a kubeconfig, and writes the kubeconfig for whoever goes through it.
 ///
 /// # Errors

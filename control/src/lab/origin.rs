@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 use tokio::sync::watch;
 
-use super::kubelet::{self, Kubelet};
+use super::door;
+use super::kubelet::Kubelet;
 use super::plan::{self, External, LabPod, Plan};
 use super::supervisor::{LabOptions, Word, end_child, say, wait_child};
 use super::test_api;
+use crate::source::kubernetes::Access;
 use crate::source::{self, SourceState};
 use crate::store;
 
@@ -49,7 +51,8 @@ impl Origin {
             }
             Some(ApiServer::Kubeconfig(path)) => {
                 let node = NodeName::parse(wanted.context("--kubeconfig needs --node")?)?;
-                (kubelet::client(path).await?, node, None)
+                door::check(path)?;
+                (Access::Kubeconfig(path.clone()).connect().await?.0, node, None)
             }
             Some(ApiServer::Test) => {
                 say(&Word::Progress("starting the test API server".to_owned()));
@@ -60,7 +63,7 @@ impl Origin {
                 };
                 let node = node.map_or_else(|| NodeName::parse(test_api::NODE), Ok)?;
                 let server = test_api::start(node.as_str()).await?;
-                let client = kubelet::client(&test_api::kubeconfig_path()).await?;
+                let (client, _) = Access::Kubeconfig(test_api::kubeconfig_path()).connect().await?;
                 test_api::fill(&client, manifests.objects()).await?;
                 (client, node, Some(server))
             }
@@ -71,6 +74,9 @@ impl Origin {
     }
 
     /// Waits until [`Self::plan`] may be another than before.
+    ///
+    /// # Errors
+    /// If nobody follows the pods any more, or somebody else has the node now.
     pub async fn changed(&mut self) -> anyhow::Result<()> {
         match self {
             Self::Documents { followed, .. } => {
@@ -79,7 +85,8 @@ impl Origin {
             Self::Api { kubelet, test_server } => tokio::select! {
                 changed = kubelet.changed() => changed,
                 status = wait_child(test_server) => {
-                    tracing::warn!(%status, "the test API server has ended; what it said last stays");
+                    tracing::warn!(%status, "the test API server has ended, its log is {}; what it said last stays until \
+                        `podgate lab down`", test_api::log_path().display());
                     Ok(())
                 }
             },
@@ -102,27 +109,14 @@ impl Origin {
         plan
     }
 
-    /// Tells the API server, if there is one, of the pods that are wired.
-    pub async fn report<'a>(&mut self, wired: impl Iterator<Item = &'a LabPod>) -> anyhow::Result<()> {
+    /// Tells the API server, if there is one, of the pods that are wired, each with whether its packets are judged.
+    pub async fn report<'a>(
+        &mut self,
+        wired: impl Iterator<Item = (&'a LabPod, bool)>,
+    ) -> anyhow::Result<()> {
         match self {
             Self::Documents { .. } => Ok(()),
             Self::Api { kubelet, .. } => kubelet.report(wired).await,
-        }
-    }
-
-    /// Keeps the node, if it is one of an API server's.
-    ///
-    /// # Errors
-    /// That somebody else has it now. That the server is away is no reason to give up.
-    pub async fn renew(&mut self) -> anyhow::Result<()> {
-        let Self::Api { kubelet, .. } = self else { return Ok(()) };
-        match kubelet.renew().await {
-            Err(error) if error.is::<kubelet::Taken>() => Err(error),
-            Err(error) => {
-                tracing::warn!("{error:#}");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
         }
     }
 

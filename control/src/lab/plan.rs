@@ -204,12 +204,13 @@ pub fn plan(
     for (name, pod) in cluster.pods.iter().filter(|(_, pod)| pod.phase == Phase::Live && here(pod)) {
         let netns = if pod.host_network { NODE_NAMESPACE.to_owned() } else { netns_of(name) };
         if netns.len() > 255 {
-            plan.warnings.push(format!("pod {name} has no namespace: {netns} is too long for a file name"));
+            plan.warnings
+                .push(format!("pod {name} gets no network namespace: {netns} is too long for a file name"));
             continue;
         }
         let addresses = if pod.host_network { plan.node_addresses.clone() } else { pod.addresses.clone() };
         if addresses.is_empty() {
-            plan.warnings.push(format!("pod {name} has no namespace: no address is left for it"));
+            plan.warnings.push(format!("pod {name} gets no network namespace: no address is left for it"));
             continue;
         }
         for address in &addresses {

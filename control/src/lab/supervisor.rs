@@ -4,9 +4,10 @@
 //! the gateway, because a gateway that was killed is a thing to look at in a lab; it never starts one again by
 //! itself. It ends on SIGTERM and takes everything with it; if it is killed, [`super::cleanup`] finds the rest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use super::agent::Agent;
 use super::cleanup;
 use super::door::{self, Door};
 use super::gateway::{self, GatewayOptions};
-use super::kubelet;
 use super::origin::{ApiServer, Origin};
 use super::plan::{self, External, LabPod, NODE_NAMESPACE, Plan};
 use super::state::{Lock, NamespaceState, Phase, Role, State};
@@ -117,7 +117,7 @@ async fn run(options: LabOptions) -> anyhow::Result<()> {
     };
     if result.is_err() {
         // There may be none yet.
-        let _ = std::fs::copy(gateway::log_path(), FAILED_LOG);
+        let _ = keep_log();
     }
     if let Some(mut lab) = lab {
         lab.state.phase = Phase::Stopping;
@@ -130,6 +130,15 @@ async fn run(options: LabOptions) -> anyhow::Result<()> {
     let removed = cleanup::remove_everything().await;
     let removed = removed.and_then(|_| Ok(cleanup::remove_folder()?));
     result.and(removed)
+}
+
+/// Keeps the gateway's log of a lab that could not be built, for root alone as the lab's own folder.
+fn keep_log() -> io::Result<()> {
+    let mut log = std::fs::File::open(gateway::log_path())?;
+    // One that is there has the mode that somebody else gave it.
+    let _ = std::fs::remove_file(FAILED_LOG);
+    let mut kept = std::fs::File::options().write(true).create_new(true).mode(0o600).open(FAILED_LOG)?;
+    io::copy(&mut log, &mut kept).map(drop)
 }
 
 /// Ends when standard input does; never if the lab is not owned.
@@ -173,8 +182,17 @@ struct Lab {
     gateway: Option<Child>,
 }
 
-async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow::Result<()> {
-    let mut origin = Origin::open(&options).await?;
+/// What a lab begins with, before any pod.
+struct Begun {
+    plan: Plan,
+    node: Node,
+    door: Option<Door>,
+    /// The gateway's command line.
+    argv: Vec<String>,
+    state: State,
+}
+
+async fn begin(options: &LabOptions, origin: &mut Origin) -> anyhow::Result<Begun> {
     let plan = origin.plan(&options.externals, &HashMap::new());
     let kubeconfig = match &options.api {
         None => None,
@@ -217,6 +235,18 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
         Node::create(&plan.node_addresses, options.mtu, gateway::uplink_queues(options.workers)).await?;
     let open = |kubeconfig: &Path| door::open(node.namespace(), kubeconfig);
     let door = kubeconfig.as_deref().map(open).transpose()?;
+    Ok(Begun { plan, node, door, argv, state })
+}
+
+async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow::Result<()> {
+    let mut origin = Origin::open(&options).await?;
+    let Begun { plan, node, door, argv, state } = match begin(&options, &mut origin).await {
+        Ok(begun) => begun,
+        Err(error) => {
+            origin.close().await;
+            return Err(error);
+        }
+    };
     let lab = slot.insert(Lab {
         options,
         origin,
@@ -239,7 +269,8 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
     let living = plan.pods.values().filter(|pod| !pod.host_network).count();
     say(&Word::Progress(format!("building {living} pods")));
     let mut problems = lab.apply(&plan).await;
-    problems.extend(lab.announce().await.err().map(|error| format!("{error:#}")));
+    let refused = lab.announce().await?;
+    problems.extend(refused.iter().map(|(pod, why)| format!("port of pod {pod}: {why}")));
     if !problems.is_empty() {
         // At the start nobody can have got used to half a lab.
         anyhow::bail!(problems.join("; "));
@@ -249,14 +280,13 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
     }
     say(&Word::Progress("waiting for the first generation".to_owned()));
     gateway::wait_in_force(&lab.interfaces(), GATEWAY_PATIENCE).await?;
-    lab.report().await?;
+    lab.report(&refused).await?;
     lab.state.phase = Phase::Ready;
     lab.state.write()?;
     say(&Word::Ready);
 
     let mut tick = tokio::time::interval(ANNOUNCE_EVERY);
-    let mut renew = tokio::time::interval(kubelet::RENEW_EVERY);
-    let mut told = true;
+    let (mut told, mut refused_before) = (true, refused);
     loop {
         tokio::select! {
             changed = lab.origin.changed() => changed?,
@@ -267,28 +297,29 @@ async fn build_and_follow(options: LabOptions, slot: &mut Option<Lab>) -> anyhow
             }
             _ = tick.tick() => {
                 // It may have been started again by hand, and have missed pods that came or went.
-                let told_before = told;
-                told = match lab.announce().await {
-                    Err(error) if !gateway::is_away(&error) => {
-                        tracing::warn!("{error:#}");
+                let refused = match lab.announce().await {
+                    Ok(refused) => refused,
+                    Err(error) => {
+                        if !gateway::is_away(&error) {
+                            tracing::warn!("{error:#}");
+                        }
                         continue;
                     }
-                    Err(_) => continue,
-                    // A pod whose packets nobody judges does not run.
-                    Ok(()) => match lab.report().await {
-                        Ok(()) => true,
-                        Err(error) => {
-                            if told_before {
-                                tracing::warn!("the API server is not told of everything: {error:#}");
-                            }
-                            false
-                        }
-                    },
                 };
-                continue;
-            }
-            _ = renew.tick() => {
-                lab.origin.renew().await?;
+                for (pod, why) in refused.iter().filter(|(pod, why)| refused_before.get(*pod) != Some(why)) {
+                    tracing::warn!("port of pod {pod}: {why}");
+                }
+                let told_before = told;
+                told = match lab.report(&refused).await {
+                    Ok(()) => true,
+                    Err(error) => {
+                        if told_before {
+                            tracing::warn!("the API server is not told of everything: {error:#}");
+                        }
+                        false
+                    }
+                };
+                refused_before = refused;
                 continue;
             }
         }
@@ -356,7 +387,8 @@ impl Lab {
                 problems.push(format!("pod {name} does not come: {error:#}"));
                 continue;
             }
-            if let Some((pod, namespace)) = self.pods.get_mut(name) {
+            if let Some((pod, namespace)) = self.pods.get_mut(name).filter(|(pod, _)| same_wire(pod, wanted))
+            {
                 pod.ports.clone_from(&wanted.ports);
                 problems.extend(self.agent.serve(name, namespace, &wanted.ports));
                 if !wanted.host_network {
@@ -383,6 +415,10 @@ impl Lab {
             self.pods.insert(pod.name.clone(), (pod.clone(), namespace));
             return Ok(());
         }
+        if self.state.namespaces.iter().any(|known| known.name == pod.netns) {
+            // What is left of a pod that did not come, or not go, whole.
+            self.remove_wire(pod).await?;
+        }
         if Namespace::path(&pod.netns).exists() {
             anyhow::bail!("a network namespace {} exists already and is not this lab's", pod.netns);
         }
@@ -408,8 +444,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Tells the gateway what it does not know: pods that came, and interfaces that went.
-    async fn announce(&self) -> anyhow::Result<()> {
+    /// Tells the gateway what it does not know: pods that came, and interfaces that went. Gives the pods whose port it does not
+    /// take, and why: one of them is no reason to keep the others from theirs.
+    async fn announce(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let ports: Vec<PortStatus> = gateway::ask(Request::PortList).await?;
         let wired = || self.pods.values().map(|(pod, _)| pod).filter(|pod| !pod.host_network);
         for port in ports.iter().filter(|port| port.kind == "pod") {
@@ -418,32 +455,44 @@ impl Lab {
                 gateway::remove_port(&port.interface).await?;
             }
         }
+        let mut refused = BTreeMap::new();
         for pod in wired() {
             let known =
                 |port: &PortStatus| port.interface == pod.interface && port.addresses == pod.addresses;
-            if !ports.iter().any(known) {
-                gateway::add_port(pod).await.with_context(|| format!("port of pod {}", pod.name))?;
+            if !ports.iter().any(known)
+                && let Err(error) = gateway::add_port(pod).await
+            {
+                if gateway::is_away(&error) {
+                    return Err(error);
+                }
+                refused.insert(pod.name.clone(), format!("{error:#}"));
             }
         }
-        Ok(())
+        Ok(refused)
     }
 
-    /// Tells the API server of the pods that are there.
-    async fn report(&mut self) -> anyhow::Result<()> {
-        self.origin.report(self.pods.values().map(|(pod, _)| pod)).await
+    /// Tells the API server of the pods that are there. A pod whose port is refused does not run: nobody judges its packets.
+    async fn report(&mut self, refused: &BTreeMap<String, String>) -> anyhow::Result<()> {
+        let pods = self.pods.values().map(|(pod, _)| (pod, !refused.contains_key(&pod.name)));
+        self.origin.report(pods).await
     }
 
     async fn delete_pod(&mut self, name: &str) -> anyhow::Result<()> {
         self.agent.stop(name);
-        let Some((pod, _)) = self.pods.remove(name) else { return Ok(()) };
+        let Some((pod, _)) = self.pods.get(name) else { return Ok(()) };
         if pod.host_network {
+            self.pods.remove(name);
             return Ok(());
         }
+        let pod = pod.clone();
         match gateway::remove_port(&pod.interface).await {
             Err(error) if !gateway::is_away(&error) => tracing::warn!("port {}: {error:#}", pod.interface),
             _ => {}
         }
-        self.remove_wire(&pod).await
+        // Whoever takes a pod for gone deletes it for good at the API server.
+        self.remove_wire(&pod).await?;
+        self.pods.remove(name);
+        Ok(())
     }
 
     async fn remove_wire(&mut self, pod: &LabPod) -> anyhow::Result<()> {

@@ -35,7 +35,7 @@ pub fn kubeconfig_path() -> PathBuf {
     state::file("kubeconfig")
 }
 
-fn log_path() -> PathBuf {
+pub(super) fn log_path() -> PathBuf {
     state::file("test-api.log")
 }
 
@@ -105,7 +105,10 @@ const KINDS: [(&str, &str, &str, bool); 7] = [
     ("Pod", "v1", "pods", true),
 ];
 
-async fn create(client: &Client, object: Value) -> anyhow::Result<()> {
+async fn create(client: &Client, mut object: Value) -> anyhow::Result<()> {
+    // Nobody creates an object with a status.
+    let status = object.as_object_mut().and_then(|map| map.remove("status"));
+    let addresses = status.map_or(Value::Null, |status| status["addresses"].clone());
     let kind = KINDS.iter().find(|(kind, ..)| *kind == text(&object, "/kind"));
     let (_, version, plural, namespaced) = kind.context("an unknown kind")?;
     let root = if version.contains('/') { "/apis" } else { "/api" };
@@ -117,10 +120,33 @@ async fn create(client: &Client, object: Value) -> anyhow::Result<()> {
         .header("content-type", "application/json")
         .body(object.to_string().into_bytes())?;
     match kubelet::in_time(client.request::<Value>(request)).await {
-        // Every cluster has some namespaces of its own.
-        Err(error) if *plural == "namespaces" && kubelet::has_code(&error, 409) => Ok(()),
+        // Every cluster has some namespaces of its own, but not with these labels.
+        Err(error) if *plural == "namespaces" && kubelet::has_code(&error, 409) => {
+            let metadata = &object["metadata"];
+            let said = json!({ "labels": metadata["labels"], "annotations": metadata["annotations"] });
+            patch(client, &object, "/api/v1/namespaces", "", &json!({ "metadata": said })).await
+        }
+        Ok(_) if *plural == "nodes" && !addresses.is_null() => {
+            let status = json!({ "status": { "addresses": addresses } });
+            patch(client, &object, "/api/v1/nodes", "/status", &status).await
+        }
         other => other.map(drop),
     }
+}
+
+/// Changes an object of a server.
+async fn patch(
+    client: &Client,
+    object: &Value,
+    path: &str,
+    part: &str,
+    change: &Value,
+) -> anyhow::Result<()> {
+    let name = text(object, "/metadata/name");
+    let request = axum::http::Request::patch(format!("{path}/{name}{part}"))
+        .header("content-type", "application/merge-patch+json")
+        .body(change.to_string().into_bytes())?;
+    kubelet::in_time(client.request::<Value>(request)).await.map(drop)
 }
 
 /// What a test API server begins with.
@@ -190,9 +216,12 @@ fn prepare(mut object: Value) -> Option<Value> {
     if text(&object, "/apiVersion") != *version || (ended && is(&object, "Pod")) {
         return None;
     }
-    // What only a server says of an object.
+    // What only a server says of an object; but who else should say where a node of manifests is?
+    let is_node = is(&object, "Node");
     let map = object.as_object_mut()?;
-    map.remove("status");
+    if !is_node {
+        map.remove("status");
+    }
     let metadata = map.get_mut("metadata")?.as_object_mut()?;
     for name in
         ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences"]

@@ -16,49 +16,30 @@ mod status;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::IpAddr;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use podgate_config::manifest::{self, ObjectValue};
 use podgate_config::model::{self, Cluster, Node, NodeName};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::plan::LabPod;
 use addresses::Addresses;
 use follow::Pods;
 use node::NodeLease;
-pub use node::Taken;
 
 /// How long the API server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How often the node's lease is renewed.
-pub const RENEW_EVERY: Duration = Duration::from_secs(10);
-
-/// A client of the server that a kubeconfig names.
-///
-/// # Errors
-/// What is wrong with the file.
-pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
-    let named = || kubeconfig.display().to_string();
-    let file = Kubeconfig::read_from(kubeconfig).with_context(named)?;
-    let mut config =
-        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(named)?;
-    // The environment's is for other things, and the gateway does not use it either.
-    config.proxy_url = None;
-    config.connect_timeout = Some(ANSWER);
-    // A watch may be silent for as long as it lasts; whoever asks for anything else has a clock of its own.
-    config.read_timeout = None;
-    config.default_retry = false;
-    Client::try_from(config).with_context(named)
-}
+const RENEW_EVERY: Duration = Duration::from_secs(10);
 
 /// What is asked for, unless it takes too long.
 pub(super) async fn in_time<T>(asked: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
@@ -87,7 +68,9 @@ pub struct Kubelet {
     client: Client,
     node: NodeName,
     node_addresses: Vec<IpAddr>,
-    lease: NodeLease,
+    lease: Arc<NodeLease>,
+    /// Renews the lease, and ends with what keeps it from that.
+    renewing: JoinHandle<anyhow::Error>,
     pods: watch::Receiver<Pods>,
     addresses: Addresses,
     /// Since when a pod runs, by UID.
@@ -100,15 +83,27 @@ impl Kubelet {
     /// # Errors
     /// That a kubelet is at work there, or what the server says.
     pub async fn start(client: Client, node: &NodeName) -> anyhow::Result<Self> {
-        let lease = NodeLease::new(client.clone(), node.as_str())?;
+        let lease = Arc::new(NodeLease::new(client.clone(), node.as_str())?);
         lease.renew().await?;
-        let node_addresses = node::register(client.clone(), node.as_str()).await?;
-        let mut pods = follow::follow(client.clone(), node.as_str());
-        let first = tokio::time::timeout(ANSWER, pods.wait_for(Option::is_some)).await;
-        drop(first.context("the API server does not say which pods the node has")??);
-        pods.mark_changed();
+        // Wiring pods, and telling the server of them, may take longer than a lease lasts.
+        let renewing = tokio::spawn(keep(lease.clone()));
+        let begun = async {
+            let node_addresses = node::register(client.clone(), node.as_str()).await?;
+            let mut pods = follow::follow(client.clone(), node.as_str());
+            let first = tokio::time::timeout(ANSWER, pods.wait_for(Option::is_some)).await;
+            drop(first.context("the API server does not say which pods the node has")??);
+            pods.mark_changed();
+            anyhow::Ok((node_addresses, pods))
+        };
+        let (node_addresses, pods) = match begun.await {
+            Ok(begun) => begun,
+            Err(error) => {
+                give_back(&renewing, &lease).await;
+                return Err(error);
+            }
+        };
         let (addresses, since) = (Addresses::default(), HashMap::new());
-        Ok(Self { client, node: node.clone(), node_addresses, lease, pods, addresses, since })
+        Ok(Self { client, node: node.clone(), node_addresses, lease, renewing, pods, addresses, since })
     }
 
     /// Its node.
@@ -117,12 +112,15 @@ impl Kubelet {
         &self.node
     }
 
-    /// Waits until a pod is another than when [`Self::cluster`] looked.
+    /// Waits until a pod is another than when [`Self::cluster`] looked. Not to be called again after an error.
     ///
     /// # Errors
-    /// If nobody follows them any more.
+    /// If nobody follows them any more, or somebody else has the node now ([`node::Taken`]).
     pub async fn changed(&mut self) -> anyhow::Result<()> {
-        self.pods.changed().await.context("what follows the API server has ended")
+        tokio::select! {
+            changed = self.pods.changed() => changed.context("what follows the API server has ended"),
+            ended = &mut self.renewing => Err(ended?),
+        }
     }
 
     /// The pods that the lab should have, with their addresses, and the node. What cannot be had comes with it, one line each.
@@ -134,15 +132,19 @@ impl Kubelet {
         let mut cluster = Cluster::default();
         let mut problems = Vec::new();
         for (name, pod) in pods.iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none()) {
-            let Some(mut read) = read(pod) else {
-                problems.push(format!("pod {name} has no namespace: it is not understood"));
-                continue;
+            let mut read = match read(pod) {
+                Ok(read) => read,
+                Err(why) => {
+                    problems.push(format!("pod {name} gets no network namespace: {why}"));
+                    continue;
+                }
             };
             if read.is_subject() {
                 match self.addresses.of(uid_of(pod), &read.addresses) {
                     Some(addresses) => read.addresses = addresses,
                     None => {
-                        problems.push(format!("pod {name} has no namespace: no address is left for it"));
+                        problems
+                            .push(format!("pod {name} gets no network namespace: no address is left for it"));
                         continue;
                     }
                 }
@@ -155,21 +157,26 @@ impl Kubelet {
     }
 
     /// Tells the server of the pods that run, and deletes those that were to go and have gone. `wired` are all that the lab
-    /// has now.
+    /// has now, and whether their packets are judged: a pod of which that is not so does not run.
     ///
     /// # Errors
     /// The first thing that could not be written; the rest waits for the next time.
-    pub async fn report<'a>(&mut self, wired: impl Iterator<Item = &'a LabPod>) -> anyhow::Result<()> {
-        let wired: HashMap<&str, &LabPod> = wired.map(|pod| (pod.name.as_str(), pod)).collect();
+    pub async fn report<'a>(
+        &mut self,
+        wired: impl Iterator<Item = (&'a LabPod, bool)>,
+    ) -> anyhow::Result<()> {
+        let wired: HashMap<&str, (&LabPod, bool)> =
+            wired.map(|(pod, judged)| (pod.name.as_str(), (pod, judged))).collect();
         // What is newer than the look at the cluster stays news.
         let pods = self.pods.borrow().clone().unwrap_or_default();
         for (name, pod) in pods.iter() {
-            let wired = wired.get(name.as_str()).filter(|wired| wired.uid.as_deref() == Some(uid_of(pod)));
+            let wired =
+                wired.get(name.as_str()).filter(|(wired, _)| wired.uid.as_deref() == Some(uid_of(pod)));
             let dying = pod.metadata.deletion_timestamp.is_some();
             // With no grace left it is finalizers that hold it, and not its kubelet.
             let released = pod.metadata.deletion_grace_period_seconds == Some(0);
             let done = match wired {
-                Some(wired) if !dying => self.say_running(pod, wired).await,
+                Some((wired, true)) if !dying => self.say_running(pod, wired).await,
                 None if dying && !released => self.delete(pod).await,
                 _ => continue,
             };
@@ -209,19 +216,28 @@ impl Kubelet {
         (pods, metadata.name.as_deref().unwrap_or_default())
     }
 
-    /// Renews the node's lease; to be called every [`RENEW_EVERY`].
-    ///
-    /// # Errors
-    /// [`Taken`] if somebody else has the node, or what the server says.
-    pub async fn renew(&self) -> anyhow::Result<()> {
-        self.lease.renew().await
-    }
-
     /// Gives the node back, as far as the server lets it.
     pub async fn leave(self) {
-        if let Err(error) = self.lease.give_back().await {
-            tracing::warn!("the node's lease is not given back, it runs out: {error:#}");
+        give_back(&self.renewing, &self.lease).await;
+    }
+}
+
+/// Renews the node's lease for good. That the server is away is no reason to give up.
+async fn keep(lease: Arc<NodeLease>) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        match lease.renew().await {
+            Err(error) if error.is::<node::Taken>() => return error,
+            Err(error) => tracing::warn!("{error:#}"),
+            Ok(()) => {}
         }
+    }
+}
+
+async fn give_back(renewing: &JoinHandle<anyhow::Error>, lease: &NodeLease) {
+    renewing.abort();
+    if let Err(error) = lease.give_back().await {
+        tracing::warn!("the node's lease is not given back, it runs out: {error:#}");
     }
 }
 
@@ -230,11 +246,19 @@ pub(super) fn has_code(error: &anyhow::Error, code: u16) -> bool {
     matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == code)
 }
 
-/// A pod as the gateway understands it, too: by the code that reads manifests.
-fn read(pod: &Pod) -> Option<model::Pod> {
-    let decoded = manifest::decode("", &serde_json::to_vec(pod).ok()?);
-    decoded.objects.into_iter().find_map(|object| match object.value {
+/// A pod as manifests are read, which is no less strict than the gateway is with a server's objects. Or what is wrong.
+fn read(pod: &Pod) -> Result<model::Pod, String> {
+    let json = serde_json::to_vec(pod).map_err(|error| error.to_string())?;
+    let decoded = manifest::decode("", &json);
+    let read = decoded.objects.into_iter().find_map(|object| match object.value {
         ObjectValue::Pod(pod) => Some(*pod),
         _ => None,
+    });
+    read.ok_or_else(|| {
+        let first = decoded.findings.first();
+        first.map_or_else(
+            || "it is no pod".to_owned(),
+            |finding| format!("{}: {}", finding.field, finding.message),
+        )
     })
 }

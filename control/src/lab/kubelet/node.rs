@@ -29,7 +29,7 @@ const TAINT: &str = "podgate-lab";
 /// Somebody else is at work on the node.
 #[derive(Debug, thiserror::Error)]
 #[error("node {node}: {why}; end it, or take another node")]
-pub struct Taken {
+pub(super) struct Taken {
     node: String,
     why: String,
 }
@@ -55,10 +55,9 @@ pub(super) struct NodeLease {
 
 impl NodeLease {
     pub fn new(client: Client, node: &str) -> anyhow::Result<Self> {
-        const HOST_NAME: &str = "/proc/sys/kernel/hostname";
-        let host = std::fs::read_to_string(HOST_NAME).context(HOST_NAME)?;
+        let host = crate::host_name()?;
         // There is one lab on a machine at a time, so this is this one's, or that of one that is no more.
-        let me = format!("podgate-lab@{}", host.trim());
+        let me = format!("podgate-lab@{}", host);
         Ok(Self { leases: Api::namespaced(client, LEASES), node: node.to_owned(), me })
     }
 
@@ -130,7 +129,7 @@ pub(super) async fn register(client: Client, name: &str) -> anyhow::Result<Vec<I
     Ok(if known.is_empty() { NODE_ADDRESSES.to_vec() } else { known })
 }
 
-/// The node's own addresses, at most one of each family counts.
+/// The node's own addresses.
 fn addresses(node: &Node) -> Vec<IpAddr> {
     let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     all.filter(|address| address.type_ == "InternalIP")
