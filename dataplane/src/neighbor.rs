@@ -18,6 +18,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+use crate::address::Address;
 use crate::checksum::pseudo_header;
 use crate::drop_reason::DropReason;
 use crate::packet::{ETHERNET_LEN, protocol};
@@ -34,8 +35,8 @@ pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Is it one of the gateway's own addresses?
-pub fn is_gateway(address: IpAddr) -> bool {
-    address == IpAddr::V4(GATEWAY_V4) || address == IpAddr::V6(GATEWAY_V6)
+pub fn is_gateway(address: Address) -> bool {
+    address == Address::v4(GATEWAY_V4.to_bits()) || address == Address::v6(GATEWAY_V6.octets())
 }
 
 /// What is to be done with a well-formed message of an honest sender.
@@ -193,7 +194,7 @@ pub fn answer_nd(
 }
 
 fn answers_for(target: IpAddr, is_own: impl Fn(IpAddr) -> bool, is_known: impl Fn(IpAddr) -> bool) -> bool {
-    !is_own(target) && (is_gateway(target) || is_known(target))
+    !is_own(target) && (is_gateway(target.into()) || is_known(target))
 }
 
 const ROUTER: u8 = 0x80;

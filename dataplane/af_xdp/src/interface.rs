@@ -82,10 +82,15 @@ struct EthtoolChannels {
     combined_count: u32,
 }
 
-/// Structs of integers that have the kernel's layout for the ethtool commands that their first fields can name.
-trait EthtoolCommand {}
-impl EthtoolCommand for EthtoolValue {}
-impl EthtoolCommand for EthtoolChannels {}
+/// Structs that the kernel may read and write for an ethtool command.
+///
+/// # Safety
+/// They are of integers alone and have the kernel's layout for every command that their first field is set to.
+unsafe trait EthtoolCommand {}
+// SAFETY: `repr(C)`, two integers, used for the commands that read and write one value.
+unsafe impl EthtoolCommand for EthtoolValue {}
+// SAFETY: `repr(C)`, the kernel's nine integers, used for `ETHTOOL_GCHANNELS` alone.
+unsafe impl EthtoolCommand for EthtoolChannels {}
 
 impl Interface {
     /// Looks a device up.

@@ -99,7 +99,7 @@ impl<C: Clock> Worker<C> {
         };
         match verdict {
             Err(reason) => self.drop_packet(packet, reason, None, now),
-            Ok(()) if is_gateway(packet.headers.destination) => self.for_gateway(packet, kind, now),
+            Ok(()) if neighbor::is_gateway(packet.headers.destination) => self.for_gateway(packet, kind, now),
             Ok(()) if packet.headers.destination.is_link_local() => {
                 self.drop_packet(packet, DropReason::NoRoute, None, now);
             }
@@ -154,7 +154,8 @@ impl<C: Clock> Worker<C> {
                 PortKind::Host | PortKind::Uplink => snapshot.node.contains(address),
             };
             // Whatever link-local address it gives itself is its own, but for the gateway's.
-            listed || (is_v6_link_local(address) && !neighbor::is_gateway(address))
+            let address = Address::from(address);
+            listed || (address.is_ipv6_link_local() && !neighbor::is_gateway(address))
         };
         let is_known = |address| snapshot.pod(address).is_some() || snapshot.node.contains(address);
         let bytes = frames.data(&self.region);
@@ -231,7 +232,7 @@ fn check_source(
         // Its link-local address is its own, to talk with the gateway and nobody else.
         PortKind::Pod => {
             entry.addresses.iter().any(|own| source == (*own).into())
-                || (source.is_ipv6_link_local() && is_gateway(headers.destination))
+                || (source.is_ipv6_link_local() && neighbor::is_gateway(headers.destination))
         }
         // Whatever the host stack routes here, that of pods included: it may have translated it.
         PortKind::Host => true,
@@ -241,14 +242,4 @@ fn check_source(
         }
     };
     if fits { Ok(()) } else { Err(DropReason::SpoofedSource) }
-}
-
-/// Is it one of the gateway's own addresses?
-fn is_gateway(address: Address) -> bool {
-    address == Address::v4(neighbor::GATEWAY_V4.to_bits())
-        || address == Address::v6(neighbor::GATEWAY_V6.octets())
-}
-
-fn is_v6_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
