@@ -200,9 +200,12 @@ impl Asking {
             socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
             let counts = counts.clone();
             threads.push(thread::spawn(move || {
-                while !counts.stop.load(Ordering::SeqCst) {
-                    if socket.recv(&mut [0; 8]).is_ok() {
-                        counts.received[place].fetch_add(1, Ordering::SeqCst);
+                // Not before what has come is taken.
+                loop {
+                    match socket.recv(&mut [0; 8]) {
+                        Ok(_) => drop(counts.received[place].fetch_add(1, Ordering::SeqCst)),
+                        Err(_) if counts.stop.load(Ordering::SeqCst) => break,
+                        Err(_) => {}
                     }
                 }
             }));
@@ -395,7 +398,7 @@ fn a_restored_server_is_noticed_by_its_version() {
     }
     let mut world = World::new();
     let backup = world.node.server.backup();
-    // Denied everything since the backup, and told so.
+    // More pods since the backup, and the other port is allowed.
     for round in 0..20 {
         world.node.server.put(pod(&format!("lost-{round}"), Ipv4Addr::new(10, 8, 0, round))).unwrap();
     }

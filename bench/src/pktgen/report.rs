@@ -1,7 +1,7 @@
 //! What is printed: text for people, JSON for scripts, and a live line while a run lasts.
 //!
-//! The live line goes to standard error and only to a terminal; results go to standard output. Rates count what arrived or was
-//! sent over the time of sending; bits are those of frames with their check sequence. JSON has seconds, packets a second, bits a
+//! The live line goes to standard error and only to a terminal; results go to standard output. Rates count what was sent
+//! over the time of sending, what arrived from the first to the last of it, and a sink by itself over its whole time; bits are those of frames with their check sequence. JSON has seconds, packets a second, bits a
 //! second and nanoseconds, plain numbers without units, and field names do not change.
 
 use std::io::{IsTerminal, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::run::{Progress, Sent, Trial};
+use super::run::{Progress, Sent, Trial, share};
 use super::sequence::Account;
 use super::sink::{Latency, Run, Sink};
 use super::sizes::CHECK_SEQUENCE;
@@ -183,7 +183,7 @@ pub fn trial_text(trial: &Trial) -> String {
 fn trial_bytes(run: &Run) -> u64 {
     let account = run.account();
     let all = account.unique + account.duplicates + account.uncertain;
-    if all == account.unique { run.bytes() } else { run.bytes() * account.unique / all.max(1) }
+    share(run.bytes(), account.unique, all)
 }
 
 /// What became of a run with both ends, as JSON.

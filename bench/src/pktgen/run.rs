@@ -22,6 +22,9 @@ use super::sink::Sink;
 use super::stamp::now_ns;
 use super::traffic::{Feed, Traffic};
 
+/// How long a sink that has to stop goes on taking what is still there: traffic of others may never end.
+const LINGER: Duration = Duration::from_millis(100);
+
 /// What others may see of a run while it lasts.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -63,6 +66,20 @@ impl Sent {
     pub fn rate(&self) -> f64 {
         if self.seconds > 0.0 { self.packets as f64 / self.seconds } else { 0.0 }
     }
+
+    /// So many packets were not sent after all.
+    fn take_back(&mut self, packets: u64) {
+        let sent = self.packets.saturating_sub(packets);
+        self.bytes = share(self.bytes, sent, self.packets);
+        self.packets = sent;
+    }
+}
+
+/// `of` times `part` by `all`, without overflow; all of it if there is no `all`.
+#[must_use]
+pub fn share(of: u64, part: u64, all: u64) -> u64 {
+    let product = u128::from(of) * u128::from(part);
+    product.checked_div(all.into()).and_then(|share| u64::try_from(share).ok()).unwrap_or(of)
 }
 
 /// Pins the calling thread.
@@ -90,7 +107,7 @@ pub fn send(
     let end = start.saturating_add(u64::try_from(limits.duration.as_nanos()).unwrap_or(u64::MAX));
     let mut pacer = Pacer::new(limits.rate, limits.burst, feed.typical(), start);
     let mut sent = Sent::default();
-    let mut now = start;
+    let (mut now, mut flushed) = (start, Flushed::Fine);
     while now < end && sent.packets < limits.count && !stop.load(Ordering::Relaxed) {
         let left = usize::try_from(limits.count - sent.packets).unwrap_or(usize::MAX);
         let granted = pacer.grant(now).min(feed.ready(now - start)).min(left);
@@ -104,7 +121,8 @@ pub fn send(
             })? as u64;
             sent.bytes += bytes;
             progress.sent.store(sent.packets, Ordering::Relaxed);
-            if link.flush()? == Flushed::Down {
+            flushed = link.flush()?;
+            if flushed == Flushed::Down {
                 thread::sleep(Duration::from_millis(1));
             }
         } else {
@@ -115,13 +133,20 @@ pub fn send(
         }
         now = now_ns();
     }
-    sent.seconds = (now_ns() - start) as f64 / 1e9;
+    let pending = link.pending();
     let patience = Instant::now() + Duration::from_millis(200);
     while link.pending() > 0 && Instant::now() < patience {
         link.flush()?;
         thread::yield_now();
     }
-    sent.packets = sent.packets.saturating_sub(link.pending());
+    // What the ring still had when the time was over was sent in the time that it took.
+    let over = if pending > 0 { now_ns() } else { now };
+    sent.seconds = over.saturating_sub(start) as f64 / 1e9;
+    sent.take_back(link.pending());
+    ensure!(
+        sent.packets > 0 || flushed != Flushed::Down,
+        "the sending device is down; `ip link set DEVICE up` in its namespace"
+    );
     sent.slipped = pacer.slipped();
     progress.sent.store(sent.packets, Ordering::Relaxed);
     Ok(sent)
@@ -163,15 +188,13 @@ pub fn receive(
 ) -> Result<()> {
     let (end, count) = until;
     let mut answers = Vec::new();
-    let mut failed = None;
+    let (mut failed, mut stopped) = (None, None);
     loop {
         let over = Instant::now() >= end;
-        let stopping = stop.load(Ordering::Relaxed);
-        let mut now = 0;
-        let received = link.receive(|head, length| {
-            if now == 0 {
-                now = now_ns();
-            }
+        if stop.load(Ordering::Relaxed) {
+            stopped.get_or_insert_with(Instant::now);
+        }
+        let received = link.receive(|now, head, length| {
             sink.packet(head, length, now);
             if let Some((mac, addresses)) = &manner.answers {
                 answers.extend(neighbours::answer(head, *mac, addresses));
@@ -185,7 +208,10 @@ pub fn receive(
         if let Some(error) = failed {
             return Err(error).context("writing the capture");
         }
-        if over || sink.stamped() >= count || (stopping && received == 0) {
+        if over
+            || sink.stamped() >= count
+            || stopped.is_some_and(|since| received == 0 || since.elapsed() > LINGER)
+        {
             return Ok(());
         }
         if received == 0 && !manner.spin {

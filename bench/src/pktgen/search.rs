@@ -4,7 +4,7 @@
 //! little. So a rate counts as found once it has passed as many trials as were asked for in a row; if one of these fails, the rate
 //! counts as failed and the search goes on below it. A second target (PDR after NDR) begins with what the first one learned.
 //!
-//! **Honesty.** A trial counts at the rate that was really sent. If the generator did not reach the rate, the search learns an
+//! **Honesty.** A pass counts at the rate that was really sent, a failure at the rate that was asked for. If the generator did not reach the rate, the search learns an
 //! upper bound that is the generator's, not the device's, and the result says "at least". The same if what was lost was lost by
 //! the sending device's queue or the sink's own sockets.
 
@@ -58,7 +58,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn reached(&self) -> bool {
+    /// Did the generator send as fast as it was asked to, near enough?
+    #[must_use]
+    pub fn reached(&self) -> bool {
         self.outcome.sent_rate >= REACHED * self.rate
     }
 
@@ -93,8 +95,10 @@ pub struct Terms {
 /// The result for one target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Found {
-    /// Packets a second; `None` if not even the lowest rate passed.
+    /// Packets a second; `None` if no rate that was tried passed.
     pub rate: Option<f64>,
+    /// Whether pass and failure are as close as was asked for; else the trials were used up before.
+    pub settled: bool,
     /// Who kept it from being higher.
     pub limit: Blame,
     /// Was it passed as often in a row as was asked for?
@@ -117,36 +121,38 @@ pub fn search(
         log.iter().filter_map(|entry| entry.failed(target)).filter(|(_, blame)| *blame != Blame::Generator);
     let mut high = known.fold(None, lower);
     loop {
-        let low = close_in(terms, target, &mut left, &mut high, log, &mut trial)?;
+        let (low, settled) = close_in(terms, target, &mut left, &mut high, log, &mut trial)?;
         let mut limit = high.map_or(Blame::Highest, |(_, blame)| blame);
         if low <= 0.0 {
-            return Ok(Found { rate: None, limit, confirmed: false });
+            return Ok(Found { rate: None, settled, limit, confirmed: false });
         }
         // The trial that found it is the first to confirm it. The result is what the slowest of them really sent.
         let (mut confirmed, mut rate) = (1, low);
         while confirmed < terms.confirm {
             if left == 0 {
-                return Ok(Found { rate: Some(rate), limit, confirmed: false });
+                return Ok(Found { rate: Some(rate), settled, limit, confirmed: false });
             }
             left -= 1;
             let entry = Entry { rate: low, outcome: trial(low)? };
             log.push(entry);
             if entry.outcome.loss > target {
-                high = lower(high, (low, entry.outcome.blame));
+                // Trials of this very rate that passed, and were sent a hair slower, are no better proof than those before.
+                high = lower(high, (REACHED * low, entry.outcome.blame));
                 break;
             }
+            rate = rate.min(entry.outcome.sent_rate);
             if !entry.reached() {
-                (rate, limit) = (rate.min(entry.outcome.sent_rate), Blame::Generator);
+                limit = Blame::Generator;
             }
             confirmed += 1;
         }
         if confirmed >= terms.confirm.max(1) {
-            return Ok(Found { rate: Some(rate), limit, confirmed: true });
+            return Ok(Found { rate: Some(rate), settled, limit, confirmed: settled });
         }
     }
 }
 
-/// Bisects until what passed and what did not are close. The highest rate that passed; 0 if none did.
+/// Bisects until what passed and what did not are close. The highest rate that passed, 0 if none did; and whether they are.
 fn close_in(
     terms: &Terms,
     target: f64,
@@ -154,21 +160,21 @@ fn close_in(
     high: &mut Option<(f64, Blame)>,
     log: &mut Vec<Entry>,
     trial: &mut impl FnMut(f64) -> Result<Outcome>,
-) -> Result<f64> {
+) -> Result<(f64, bool)> {
     loop {
         let passed = log.iter().filter_map(|entry| entry.passed(target));
         let low = passed.filter(|rate| high.is_none_or(|(high, _)| *rate < high)).fold(0.0, f64::max);
         let next = match *high {
-            None if low >= REACHED * terms.highest => return Ok(low),
+            None if low >= REACHED * terms.highest => return Ok((low, true)),
             None => terms.highest,
-            Some((high, _)) if high - low <= terms.resolution * terms.highest => return Ok(low),
+            Some((high, _)) if high - low <= terms.resolution * terms.highest => return Ok((low, true)),
             Some((high, _)) => low.midpoint(high),
         };
         let mut entry = None;
         // Whoever was kept from sending gets a second chance.
         for _ in 0..2 {
             if *left == 0 {
-                return Ok(low);
+                return Ok((low, false));
             }
             *left -= 1;
             let tried = Entry { rate: next, outcome: trial(next)? };
@@ -178,7 +184,7 @@ fn close_in(
                 break;
             }
         }
-        let Some(entry) = entry else { return Ok(low) };
+        let Some(entry) = entry else { return Ok((low, false)) };
         if let Some(failed) = entry.failed(target) {
             *high = lower(*high, failed);
         } else if entry.passed(target).is_none_or(|rate| rate <= low) {
@@ -277,11 +283,38 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// What is found is no more than any trial that it stands for really sent.
+        #[test]
+        fn nothing_is_claimed_that_was_not_sent(capacity in 100_000f64..1_500_000.0, seed: u64) {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut log = Vec::new();
+            let found = search(&TERMS, 0.0, &mut log, |rate| {
+                let sent_rate = rate * random.random_range(0.992..1.0);
+                Ok(Outcome { sent_rate, loss: (1.0 - capacity / sent_rate).max(0.0), blame: Blame::Device })
+            }).unwrap();
+            prop_assert!(found.confirmed && found.settled);
+            let last = log.iter().rev().take(TERMS.confirm as usize - 1).map(|entry| entry.outcome.sent_rate);
+            let slowest = last.fold(f64::INFINITY, f64::min);
+            prop_assert!(found.rate.unwrap() <= slowest, "{:?} {slowest}", found.rate);
+        }
+    }
+
+    #[test]
+    fn a_search_that_had_too_few_trials_says_so() {
+        let terms = Terms { most_trials: 1, confirm: 1, ..TERMS };
+        let none = search(&terms, 0.0, &mut Vec::new(), device(1e5, 1e9)).unwrap();
+        assert_eq!((none.rate, none.settled, none.confirmed), (None, false, false));
+        let terms = Terms { most_trials: 5, confirm: 1, ..TERMS };
+        let some = search(&terms, 0.0, &mut Vec::new(), device(3e5, 1e9)).unwrap();
+        assert_eq!((some.rate, some.settled, some.confirmed), (Some(2.5e5), false, false));
+    }
+
     #[test]
     fn what_passes_at_the_highest_rate_is_at_least_that() {
         let mut log = Vec::new();
         let found = search(&TERMS, 0.0, &mut log, device(2e6, 1e9)).unwrap();
-        assert_eq!(found, Found { rate: Some(1e6), limit: Blame::Highest, confirmed: true });
+        assert_eq!(found, Found { rate: Some(1e6), settled: true, limit: Blame::Highest, confirmed: true });
         assert_eq!(log.len(), 3);
     }
 
@@ -290,7 +323,7 @@ mod tests {
         let mut log = Vec::new();
         let always = |rate| Ok(Outcome { sent_rate: rate, loss: 0.01, blame: Blame::Sink });
         let found = search(&TERMS, 0.005, &mut log, always).unwrap();
-        assert_eq!(found, Found { rate: None, limit: Blame::Sink, confirmed: false });
+        assert_eq!(found, Found { rate: None, settled: true, limit: Blame::Sink, confirmed: false });
         assert!(log.len() < 12);
     }
 }

@@ -1,11 +1,11 @@
 //! Draws from a Zipf distribution: the k-th of n values comes up in proportion to 1 / k^s.
 //!
-//! By Vose's alias method: two table look-ups for a draw whatever n is, and exact shares, for 12 bytes a value. So n is bounded.
+//! By Vose's alias method: one table look-up for a draw whatever n is, and exact shares, for 8 bytes a value. So n is bounded.
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-/// Most values of one distribution: a table of 48 MiB.
+/// Most values of one distribution: a table of 32 MiB.
 pub const MAX_VALUES: usize = 1 << 22;
 
 /// The tables of one distribution.

@@ -1,8 +1,8 @@
 //! The command line: options, and the commands by themselves.
 //!
 //! Every fault of the input is one line that names the option, its value and what was expected. Exit codes: 0 fine, 1 a run that
-//! failed or lost more than `--max-loss`, 2 usage. All commands are bounded in time, and end at once with what they have at SIGINT
-//! or SIGTERM.
+//! failed or lost more than `--max-loss`, 2 usage, 3 a search that found no rate. All commands are bounded in time, and end at once at SIGINT or SIGTERM,
+//! with what they have; only a search that is not over has nothing to say but its log.
 
 mod options;
 mod rfc2544;
@@ -33,7 +33,7 @@ use super::pcap;
 use super::report::{self, Live};
 use super::run::{Limits, Manner, Progress, pin, receive, send};
 use super::sink::Sink;
-use super::sizes::{CHECK_SEQUENCE, Sizes};
+use super::sizes::{CHECK_SEQUENCE, SMALLEST, Sizes};
 use super::traffic::{Feed, Replay, Spec, Traffic};
 use crate::machine::Machine;
 
@@ -200,7 +200,7 @@ impl Flood {
             0 => Ports::new(1, u16::MAX, Choice::Random),
             port => Ports::new(port, port, Choice::Sequential),
         };
-        let least = shape.protocol.least(v4, false) + CHECK_SEQUENCE;
+        let least = (shape.protocol.least(v4, false) + CHECK_SEQUENCE).max(SMALLEST);
         let spec = Spec {
             shape,
             fields: Fields {

@@ -22,6 +22,9 @@ use super::STOP;
 use super::options::{self, Between, Form, Format, TrafficOptions, Usage, seconds_value};
 use crate::machine::Machine;
 
+/// Exit code of a search that found no rate for a size and target: 1 is that something went wrong.
+const NO_RATE: u8 = 3;
+
 #[derive(Args)]
 pub(super) struct Rfc2544 {
     #[command(flatten)]
@@ -46,7 +49,7 @@ pub(super) struct Rfc2544 {
     /// Trials in a row that a result must pass.
     #[arg(long, default_value = "3", value_parser = confirm)]
     confirm: u32,
-    /// Highest rate to try, packets a second like 1.5Mpps; what the generator reached in the warm-up without it.
+    /// Highest rate to try, like 1.5Mpps or 800Mbps; what the generator reached in the warm-up without it.
     #[arg(long)]
     max_rate: Option<Rate>,
     /// Most trials of one search.
@@ -138,7 +141,7 @@ impl Rfc2544 {
             };
             if text {
                 println!(
-                    "{sizes}: the generator alone reaches {}pps, highest rate tried {}pps",
+                    "{sizes}: the generator reaches {}pps, highest rate tried {}pps",
                     scaled(own),
                     scaled(highest)
                 );
@@ -205,7 +208,7 @@ impl Rfc2544 {
         }
         let all = summary.iter().flat_map(|(_, found)| found);
         let fine = all.into_iter().all(|(_, _, found)| found.rate.is_some());
-        Ok(ExitCode::from(u8::from(!fine)))
+        Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(NO_RATE) })
     }
 }
 
@@ -215,7 +218,7 @@ fn bits(sizes: &Sizes, rate: f64) -> f64 {
 }
 
 fn verdict(entry: &Entry, target: f64) -> &'static str {
-    match (entry.outcome.loss <= target, entry.outcome.sent_rate >= 0.99 * entry.rate, entry.outcome.blame) {
+    match (entry.outcome.loss <= target, entry.reached(), entry.outcome.blame) {
         (true, true, _) => "pass",
         (true, false, _) => "pass, but the generator did not reach the rate",
         (false, _, Blame::Device | Blame::Highest) => "fail",
@@ -241,18 +244,19 @@ fn line(number: usize, name: &str, entry: &Entry, target: f64, trial: &Trial) ->
 
 fn said(name: &str, target: f64, sizes: &Sizes, found: &Found) -> String {
     let Some(rate) = found.rate else {
-        return format!(
-            "{name} (loss at most {}): none, every rate lost more ({})",
-            percent(target),
-            found.limit
-        );
+        let why = if found.settled { "every rate lost more" } else { "the trials were used up before" };
+        return format!("{name} (loss at most {}): none, {why} ({})", percent(target), found.limit);
     };
     let least = match found.limit {
         Blame::Device => String::new(),
         Blame::Highest => "at least, no higher rate was tried: ".to_owned(),
         other => format!("at least, the {other} was the limit: "),
     };
-    let unsure = if found.confirmed { "" } else { " (not confirmed)" };
+    let unsure = match (found.settled, found.confirmed) {
+        (_, true) => "",
+        (true, false) => " (not confirmed)",
+        (false, false) => " (or more: the trials were used up before the search was over)",
+    };
     format!(
         "{name} (loss at most {}): {least}{}pps, {}b/s{unsure}",
         percent(target),
@@ -268,6 +272,7 @@ fn found_value(name: &str, target: f64, sizes: &Sizes, found: &Found) -> Value {
         "packets_per_second": found.rate,
         "bits_per_second": found.rate.map(|rate| bits(sizes, rate)),
         "limit": found.limit.to_string(),
+        "settled": found.settled,
         "confirmed": found.confirmed,
     })
 }

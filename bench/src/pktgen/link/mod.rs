@@ -16,7 +16,7 @@ pub mod xdp;
 use std::io;
 
 use af_xdp::Interface;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use nix::ifaddrs::getifaddrs;
 use podgate_control::netlink::Namespace;
@@ -61,8 +61,6 @@ impl std::fmt::Display for Device {
 pub struct DeviceCounters {
     /// Packets received, those dropped by a program included.
     pub received: u64,
-    /// Received packets that were dropped.
-    pub receive_dropped: u64,
     /// Packets that were to be sent and were dropped.
     pub transmit_dropped: u64,
 }
@@ -85,7 +83,8 @@ impl Device {
     /// # Errors
     /// If there is no such device, or it has none.
     pub fn mac(&self) -> Result<[u8; 6]> {
-        self.inside(|| Ok(self.link_address()?.addr().unwrap_or_default()))
+        let address = self.inside(|| Ok(self.link_address()?.addr()))?;
+        address.with_context(|| format!("interface {}: it has no MAC address", self.name))
     }
 
     /// Must be called inside the namespace.
@@ -108,7 +107,7 @@ impl Device {
         let line = line.with_context(|| format!("interface {}: not in /proc/net/dev", self.name))?;
         let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
         let at = |place: usize| numbers.get(place).copied().unwrap_or(0);
-        Ok(DeviceCounters { received: at(1), receive_dropped: at(3), transmit_dropped: at(11) })
+        Ok(DeviceCounters { received: at(1), transmit_dropped: at(11) })
     }
 }
 
@@ -174,20 +173,11 @@ impl Transmitter {
         }
     }
 
-    /// Packets that the kernel has not taken yet.
+    /// Packets that the kernel has not taken yet; each buffer of a packet of several counts.
     pub fn pending(&mut self) -> u64 {
         match self {
             Self::Xdp(link) => link.pending(),
             Self::Packet(link, _) => link.pending(),
-        }
-    }
-
-    /// Longest packet that `fill` can write all of.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        match self {
-            Self::Xdp(_) => af_xdp::CHUNK_ROOM,
-            Self::Packet(..) => packet::ROOM,
         }
     }
 
@@ -249,12 +239,13 @@ impl Receiver {
         })
     }
 
-    /// Takes what has arrived: first bytes and length of each packet. Returns how many.
+    /// Takes what has arrived: when it was taken (nanoseconds of the monotonic clock), first bytes and length of each packet.
+    /// Returns how many.
     ///
     /// # Errors
     /// If the device is gone.
     #[inline]
-    pub fn receive(&mut self, sink: impl FnMut(&[u8], usize)) -> Result<usize> {
+    pub fn receive(&mut self, sink: impl FnMut(u64, &[u8], usize)) -> Result<usize> {
         match self {
             Self::Xdp(link) => Ok(link.receive(sink)),
             Self::Packet(link, _) => link.receive(sink),
@@ -302,11 +293,11 @@ impl Receiver {
 }
 
 /// What a system call said of a device that is no longer there, in words.
-fn gone(error: io::Error, what: &str) -> Result<usize> {
+fn gone(error: io::Error, what: &str) -> anyhow::Error {
     match error.raw_os_error() {
         Some(code) if code == nix::errno::Errno::ENXIO as i32 || code == nix::errno::Errno::ENODEV as i32 => {
-            bail!("{what}: the device was deleted")
+            anyhow::anyhow!("{what}: the device was deleted")
         }
-        _ => Err(error).context(what.to_owned()),
+        _ => anyhow::Error::new(error).context(what.to_owned()),
     }
 }

@@ -16,8 +16,10 @@ use nix::sys::socket::{
     SockProtocol, SockType, bind, recvmmsg, sendmmsg, setsockopt, socket, sockopt,
 };
 
+use super::super::stamp::now_ns;
+
 /// Bytes of a buffer: every frame fits.
-pub(super) const ROOM: usize = super::LONGEST;
+const ROOM: usize = super::LONGEST;
 /// Packets of one call.
 const BATCH: usize = 64;
 /// Bytes that wait in the kernel at most.
@@ -91,7 +93,7 @@ impl PacketTransmitter {
                 Ok(sent) => self.first += sent,
                 Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR | Errno::ENETDOWN) => return Ok(false),
                 Err(error) => {
-                    super::gone(io::Error::from(error), "sending over a packet socket")?;
+                    return Err(super::gone(io::Error::from(error), "sending over a packet socket"));
                 }
             }
         }
@@ -118,7 +120,7 @@ impl PacketReceiver {
         Ok(Self { fd, buffers: vec![vec![0; ROOM]; BATCH], index: link.ifindex(), lost: 0 })
     }
 
-    pub(super) fn receive(&mut self, mut sink: impl FnMut(&[u8], usize)) -> Result<usize> {
+    pub(super) fn receive(&mut self, mut sink: impl FnMut(u64, &[u8], usize)) -> Result<usize> {
         // Made anew each time: the kernel writes lengths into the headers that the next call would take for room.
         let mut headers = MultiHeaders::<LinkAddr>::preallocate(BATCH, Some(cmsg_space!(u32)));
         let mut arrived = [(0, false); BATCH];
@@ -144,12 +146,13 @@ impl PacketReceiver {
                 }
             }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => return Ok(0),
-            Err(error) => return super::gone(io::Error::from(error), "receiving from a packet socket"),
+            Err(error) => return Err(super::gone(io::Error::from(error), "receiving from a packet socket")),
         }
+        let now = now_ns();
         for (buffer, (length, _)) in
             self.buffers.iter().zip(arrived).take(count).filter(|(_, (_, ours))| *ours)
         {
-            sink(buffer.get(..length).unwrap_or(buffer), length);
+            sink(now, buffer.get(..length).unwrap_or(buffer), length);
         }
         Ok(count)
     }

@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 
+use super::super::stamp::now_ns;
 use super::Flushed;
 
 /// Packets on their way at most; the size of the transmit rings.
@@ -100,7 +101,9 @@ impl XdpTransmitter {
             Kick::Done | Kick::Again => Ok(Flushed::Fine),
             Kick::Down => Ok(Flushed::Down),
             Kick::Gone => bail!("interface {name}: the device was deleted"),
-            Kick::Failed(errno) => bail!("interface {name}: {}", std::io::Error::from_raw_os_error(errno)),
+            Kick::Failed(errno) => {
+                bail!("interface {name}: sending: {}", std::io::Error::from_raw_os_error(errno))
+            }
         }
     }
 
@@ -149,12 +152,17 @@ impl XdpReceiver {
     }
 
     #[inline]
-    pub(super) fn receive(&mut self, mut sink: impl FnMut(&[u8], usize)) -> usize {
+    pub(super) fn receive(&mut self, mut sink: impl FnMut(u64, &[u8], usize)) -> usize {
         let mut all = 0;
         let Self { sockets, pool, region, .. } = self;
         for socket in sockets {
+            // Each queue by its own clock: what the next one has may have been sent meanwhile.
+            let mut now = 0;
             all += socket.receive(BATCH, |packet| {
-                sink(packet.data(region), packet.total_len());
+                if now == 0 {
+                    now = now_ns();
+                }
+                sink(now, packet.data(region), packet.total_len());
                 pool.put_chain(packet);
             });
             socket.refill(pool);
