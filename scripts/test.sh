@@ -23,6 +23,8 @@ cargo fmt --all --check
 stage "arrows between crates, unsafe only where it may be"
 ./scripts/check-arrows
 ./scripts/check-unsafe
+stage "report and plot of the comparison with peers"
+bench/peers/run --selftest
 stage "build (the first one compiles every dependency)"
 cargo build --workspace --all-targets --quiet
 stage "lints"

@@ -171,7 +171,7 @@ fn idle(criterion: &mut Criterion) -> Result<()> {
 fn benches(criterion: &mut Criterion) {
     let mut all = || -> Result<()> {
         idle(criterion)?;
-        for flows in [1_000, 100_000, 1_000_000] {
+        for flows in [1_000, 100_000, 1_000_000, 4_000_000] {
             hit(criterion, flows)?;
         }
         miss(criterion)

@@ -23,7 +23,7 @@ NEEDED = {
     "/usr/include/dpdk/rte_acl.h": "libdpdk-dev",
     "/usr/lib/openvswitch-switch/ovs-vswitchd": "openvswitch-switch",
 }
-DPDK_LIBRARIES = ["eal", "ethdev", "mbuf", "mempool", "hash", "acl", "ring", "net"]
+DPDK = ["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_hash", "rte_acl", "rte_ring", "rte_net"]
 POLICY = "/usr/sbin/policy-rc.d"
 OURS = "#!/bin/sh\n# podgate-peers: packages that are installed for a measurement start no services\nexit 101\n"
 
@@ -66,11 +66,15 @@ def _forget_policy():
         os.remove(POLICY)
 
 
+def cargo_environment():
+    home = os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo"))
+    return dict(os.environ, PATH=f"{os.environ['PATH']}:{home}/bin")
+
+
 def cargo(say):
     """The folder of the release build."""
     say("building Podgate and the generator")
-    path = os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo")) + "/bin"
-    environment = dict(os.environ, PATH=os.environ["PATH"] + ":" + path)
+    environment = cargo_environment()
     # As bench/forward-veth does it: another set of packages would have other features, and be built again.
     subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "podgate-control", "-p", "podgate-bench", "-p", "af_xdp",
                     "--bins", "--examples"], cwd=ROOT, env=environment, check=True)
@@ -92,7 +96,7 @@ def compile_c(work, name, libraries, dpdk=False):
 def compile_all(work, say):
     """Paths by name; where one is missing, using it raises Failed."""
     made = Tools()
-    for name, libraries, dpdk in (("attach", ["bpf"], False), ("gateway", [f"rte_{name}" for name in DPDK_LIBRARIES], True)):
+    for name, libraries, dpdk in (("attach", ["bpf"], False), ("gateway", DPDK, True)):
         try:
             setattr(made, name, compile_c(work, name, libraries, dpdk))
         except Failed as reason:

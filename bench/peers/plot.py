@@ -4,7 +4,7 @@ from xml.sax.saxutils import escape
 
 from traffic import NEW
 
-WIDTH, HEIGHT = 980, 520
+WIDTH, HEIGHT = 1010, 520
 LEFT, TOP, PLOT_WIDTH, PLOT_HEIGHT = 70, 50, 560, 390
 COLOURS = ["#d62728", "#7f7f7f", "#9a9a9a", "#c0c0c0", "#1f77b4", "#17a2a2", "#2ca02c", "#8fbc3b", "#9467bd", "#b79ad6",
            "#e377c2", "#8c564b", "#ff9f1c"]

@@ -17,8 +17,7 @@ class Results:
 
     def machine_again(self, line):
         """The machine's line once more, as its core-to-core latency may have changed."""
-        if line != self.machines[-1]:
-            self.machines.append(line)
+        self.machines.append(line)
 
     def _know(self, system, workload):
         if system.name not in [each["name"] for each in self.systems]:
@@ -50,10 +49,7 @@ class Results:
         return statistics.median(rates) if rates and (name, workload) not in self.reasons else None
 
     def head(self):
-        text = "\n".join(self.machines) + f"\nload average at the start {self.load:.2f}"
-        if self.load > 0.5:
-            text += ": WARNING, something else was running, expected at most 0.5"
-        return text
+        return head(self.machines, self.load)
 
     def cell(self, name, workload):
         if (name, workload) in self.reasons:
@@ -102,6 +98,14 @@ class Results:
                   for (name, workload), reasons in self.reasons.items()]
         return {"machine": self.machines, "load": self.load, "seconds": self.seconds, "systems": self.systems,
                 "measured": measured, "failed": failed}
+
+
+def head(machines, load):
+    """What it was measured on; lines that say the same are said once."""
+    text = "\n".join(dict.fromkeys(machines)) + f"\nload average at the start {load:.2f}"
+    if load > 0.5:
+        text += ": WARNING, something else was running, expected at most 0.5"
+    return text
 
 
 def describe(workload):

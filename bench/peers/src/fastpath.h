@@ -9,7 +9,9 @@
 #include <rte_hash_crc.h>
 #include <rte_ip.h>
 #include <rte_lcore.h>
+#include <rte_malloc.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "rules.h"
 
@@ -31,6 +33,23 @@ struct gateway {
     uint32_t room, next;
     uint64_t entered;
 };
+
+/* Where tables are made: EAL without reserved huge pages has small ones, so they get memory of their own, of transparent huge
+ * pages if the system has them. */
+static int table_memory = SOCKET_ID_ANY;
+
+static inline void use_huge_pages(size_t bytes)
+{
+    const size_t page = 2 << 20;
+    uint8_t *memory = mmap(NULL, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (memory == MAP_FAILED)
+        return;
+    memory = (uint8_t *)(((uintptr_t)memory + page - 1) & ~(page - 1));
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    if (!rte_malloc_heap_create("tables") && !rte_malloc_heap_memory_add("tables", memory, bytes, NULL, 0, page))
+        table_memory = rte_malloc_heap_get_socket("tables");
+}
 
 /* Reads the headers; decrements TTL. 0 if the packet cannot be forwarded. */
 static inline int parse(uint8_t *frame, uint32_t length, struct key *key, int rewrite)
@@ -89,7 +108,7 @@ static inline struct rte_acl_ctx *acl_build(const struct rules *rules)
     snprintf(name, sizeof(name), "policy%u", number++);
     struct rte_acl_param parameters = {
         .name = name,
-        .socket_id = SOCKET_ID_ANY,
+        .socket_id = table_memory,
         .rule_size = RTE_ACL_RULE_SZ(FIELDS),
         .max_rule_num = rules->count,
     };
@@ -127,7 +146,7 @@ static inline int gateway_init(struct gateway *gateway, uint32_t room, struct rt
         .entries = room * 2,
         .key_len = sizeof(struct key),
         .hash_func = rte_hash_crc,
-        .socket_id = SOCKET_ID_ANY,
+        .socket_id = table_memory,
     };
     *gateway = (struct gateway){.room = room, .acl = acl};
     gateway->table = rte_hash_create(&parameters);

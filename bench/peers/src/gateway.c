@@ -50,6 +50,7 @@ int main(int argc, char **argv)
     if (taken < 0 || argc - taken != 4)
         fail("usage: gateway EAL-OPTIONS -- RULES MAC MAC");
     argv += taken;
+    use_huge_pages(256 << 20);
     if (rules_read(argv[1], &rules) || rte_ether_unformat_addr(argv[2], &behind[0]) ||
         rte_ether_unformat_addr(argv[3], &behind[1]))
         fail("cannot read the rules or an address");
