@@ -75,7 +75,7 @@ static uint64_t turn(struct gateway *gateway, uint8_t **batch)
     for (int i = 0; i < BATCH; i++)
         rte_prefetch0(batch[i]);
     for (int i = 0; i < BATCH; i++)
-        count += (uint32_t)parse(batch[i], 60, &keys[count], 1);
+        count += (uint32_t)parse(batch[i], 60, &keys[count], gateway != NULL);
     if (gateway) {
         pass = count ? gateway_judge(gateway, keys, count) : 0;
         for (uint32_t i = 0; i < count; i++)
