@@ -17,6 +17,7 @@ NEEDED = {
     "/usr/sbin/iptables-restore": "iptables",
     "/usr/sbin/ipset": "ipset",
     "/usr/sbin/ethtool": "ethtool",
+    "/usr/sbin/sysctl": "procps",
     "/usr/bin/clang": "clang",
     "/usr/bin/pkg-config": "pkg-config",
     "/usr/include/bpf/libbpf.h": "libbpf-dev",
