@@ -58,6 +58,25 @@ fn question(tables: &PolicyTables, from: &str, to: &str, protocol: u8, port: u16
     }
 }
 
+/// No row names it, so nothing but its pod can have told that rows have to be longer.
+#[test]
+fn an_atom_that_no_row_admits_is_in_none() {
+    let mut writer = TablesWriter::new(HashSeed::new(11, 13), 0);
+    let rows = [[0], [u64::MAX], [u64::MAX]].map(|bits| writer.add_row(&bits, None, false).unwrap());
+    let program = writer.add_program(&[(0, rows[0])]).unwrap();
+    let peers = [63, 64, 65, 127, 128, 191, 1000];
+    for (ip, atom) in (1u8..).zip(peers) {
+        let slot = PodSlot { atom, ingress_program: program, egress_program: PROGRAM_NONE };
+        writer.set_pod([10, 0, 0, ip].into(), slot, Delivery::default()).unwrap();
+    }
+    let tables = writer.tables();
+    for (ip, atom) in (1u8..).zip(peers) {
+        let from = format!("10.0.0.{ip}");
+        let to = if ip == 1 { "10.0.0.2" } else { "10.0.0.1" };
+        assert!(!judge(&tables, &question(&tables, &from, to, 6, 80)).allowed(), "atom {atom}");
+    }
+}
+
 #[test]
 fn rows_answer_by_atom_and_by_address() {
     let tables = tables();

@@ -183,12 +183,17 @@ impl TablesWriter {
 
     /// Lets a row admit an atom that no pod of tables that workers have belongs to.
     pub fn admit(&mut self, row: RowRef, atom: u32) {
+        self.make_room_for(atom);
+        if let Some(word) = self.rows.row(row.row()).get(1 + (atom / 64) as usize) {
+            word.fetch_or(1 << (atom % 64), Ordering::Relaxed);
+        }
+    }
+
+    /// Has every row be long enough for an atom.
+    fn make_room_for(&mut self, atom: u32) {
         if atom as usize >= self.rows.atoms() {
             let atoms = atom as usize + atom as usize / 8 + 64;
             RowArena::make_room(&mut self.rows, 0, atoms);
-        }
-        if let Some(word) = self.rows.row(row.row()).get(1 + (atom / 64) as usize) {
-            word.fetch_or(1 << (atom % 64), Ordering::Relaxed);
         }
     }
 
@@ -268,6 +273,8 @@ impl TablesWriter {
             return Err(WriteError::Inconsistent("pod slot with an unknown atom or program"));
         }
         payload(8 * (self.pods_v4.pods() + self.pods_v6.pods() + 1), "pod addresses")?;
+        // Beyond its row a worker would read another one's bits.
+        self.make_room_for(slot.atom);
         match address {
             IpAddr::V4(v4) => self.pods_v4.set(v4.to_bits(), slot, delivery),
             IpAddr::V6(v6) => self.pods_v6.set(v6.to_bits(), slot, delivery),
