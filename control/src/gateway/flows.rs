@@ -4,6 +4,7 @@
 //! those of another one would name other policies.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use podgate_dataplane::clock::Instant64;
 use podgate_dataplane::flow::{Class, Denial, End, FlowState, SctpState, TcpState};
@@ -28,7 +29,9 @@ pub fn tell(found: &FoundFlow, now: Instant64, live: &Live, names: Names<'_>) ->
     let ends = ends.map(|(ip, identity)| FlowEnd { pod: names(identity), ip });
     let then = Teller { live, generation: facts.judged_under, ends: &ends };
     let protocol = IpProtocol(facts.tuple.protocol);
-    let time = |at| wall_clock_ms(now.since(at));
+    // The clock is read once, so that what happened a second later is told as a second later.
+    let wall = wall_clock_ms(Duration::ZERO);
+    let time = |at| wall.saturating_sub(u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX));
     let class = facts.state.class();
     let next = match found.fate {
         Fate::Live { generation, next } if generation != facts.generation => Some(NextPacket {
@@ -198,8 +201,6 @@ fn state(state: FlowState) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use podgate_config::model::Cluster;
     use podgate_dataplane::drop_reason::DropReason;
     use podgate_dataplane::flow::{FlowFacts, Tuple};
