@@ -44,6 +44,8 @@ impl Metrics {
         metrics::with_local_recorder(&self.history, || {
             histogram!("podgate_compile_seconds").record(took.as_secs_f64());
         });
+        // Samples wait in a buffer until then, one more with each: nobody may ever scrape.
+        self.history.handle().run_upkeep();
     }
 
     /// Everything in Prometheus' text form, with these values; `workers` by number.
@@ -63,10 +65,7 @@ impl Metrics {
             set_devices(devices);
             counter!("podgate_lost_drop_records_total").absolute(lost_drop_records);
         });
-        // The histogram's samples wait in a buffer until then.
-        let history = self.history.handle();
-        history.run_upkeep();
-        recorder.handle().render() + &history.render()
+        recorder.handle().render() + &self.history.handle().render()
     }
 }
 
